@@ -1,0 +1,34 @@
+"""Recurrent neural networks in pure NumPy, with every gradient derived by hand and proved."""
+
+from . import gradcheck
+from ._validation import NonFiniteError
+from .batching import random_batches, sequential_batches
+from .encoding import Vocabulary, one_hot
+from .linear import Linear
+from .losses import mean_squared_error, softmax_cross_entropy
+from .models import LanguageModel
+from .optim import SGD, clip_grad_norm, clip_grad_value
+from .recurrent import RNN
+from .training import Record, evaluate, train
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "RNN",
+    "SGD",
+    "LanguageModel",
+    "Linear",
+    "NonFiniteError",
+    "Record",
+    "Vocabulary",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "evaluate",
+    "gradcheck",
+    "mean_squared_error",
+    "one_hot",
+    "random_batches",
+    "sequential_batches",
+    "softmax_cross_entropy",
+    "train",
+]

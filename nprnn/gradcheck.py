@@ -1,0 +1,311 @@
+"""Comparing gradients with what the loss itself says.
+
+Three ways to differentiate a loss without deriving anything:
+
+directional
+    (L(p + εv) - L(p - εv)) / 2ε against g·v, for one random direction v: two evaluations.
+central
+    The same for one entry after the other. Right to about ten digits.
+complex
+    Im L(p + ih) / h with h = 1e-30 (Squire and Trapp 1998; Martins, Sturdza and Alonso 2003).
+    Nothing is subtracted, so it is right to the last digits; the loss must be an analytic function
+    computed without `abs`, `conj`, `numpy.linalg.norm` or a buffer of real type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import _validation as check
+
+if TYPE_CHECKING:
+    from ._validation import Array, Params, RandomSource
+
+_COMPLEX_STEP = 1e-30
+_DIFFERENCE_STEP = 1e-5
+_EPSILON = 2.0**-52
+_DEFAULT_RTOL = {"directional": 1e-7, "central": 1e-7, "complex": 1e-10}
+
+
+class GradientCheckError(AssertionError):
+    """A gradient that is not the loss's own. The message says which, where and by how much."""
+
+
+class Row(NamedTuple):
+    """The comparison for one parameter.
+
+    `error` is the largest absolute difference, at `where`; the two sides there are `analytic`
+    and `numeric`; `scale` is the largest entry of either, and `allowed` what the difference may be.
+    `wrong` entries out of `size` differ by more. `cosine` and `ratio` compare the two as vectors.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    where: tuple[int, ...]
+    analytic: float
+    numeric: float
+    error: float
+    scale: float
+    allowed: float
+    wrong: int
+    size: int
+    cosine: float
+    ratio: float
+
+    @property
+    def relative(self) -> float:
+        """The error in units of the largest entry."""
+        return self.error / self.scale if self.scale else 0.0
+
+
+class Report(NamedTuple):
+    """What was compared, and how close it was; `str` makes a table of it."""
+
+    method: str
+    rows: list[Row]
+    evaluations: int
+
+    def __str__(self) -> str:
+        width = max(len("parameter"), *(len(row.name) for row in self.rows))
+        lines = [f"{'parameter':{width}}  {'shape':>12}  {'abs. error':>10}  {'rel. error':>10}"]
+        lines += [
+            f"{row.name:{width}}  {row.shape!s:>12}  {row.error:10.1e}  {row.relative:10.1e}"
+            for row in self.rows
+        ]
+        return "\n".join([*lines, f"{self.method}, {self.evaluations} evaluations of the loss"])
+
+
+def check_gradients(
+    loss: Callable[[Params], Any],
+    params: Mapping[str, Array],
+    grads: Mapping[str, Array],
+    *,
+    method: str = "directional",
+    rtol: float | None = None,
+    atol: float = 0.0,
+    rng: RandomSource = 0,
+) -> Report:
+    """Check gradients against the loss that they are said to be the gradients of.
+
+    Errors are relative to the largest entry of a parameter's gradient, not entry by entry: a small
+    entry is the difference of larger ones, and has no more correct digits than these leave it.
+
+    Parameters
+    ----------
+    loss : callable
+        Takes a dict like `params` and returns a real scalar. For the complex method it is called
+        with complex arrays and returns a complex scalar.
+    params : dict of ndarray
+        float64. Anything that the loss depends on can stand here: weights, inputs, states. They are
+        copied before they are perturbed.
+    grads : dict of ndarray
+        The gradients to check, with the keys and shapes of `params`.
+    method : {"directional", "central", "complex"}
+        See the module. When the directional check fails, the central one is run to find the entry.
+    rtol : float, optional
+        Allowed error relative to the largest entry: 1e-7 by default, 1e-10 for the complex method.
+    atol : float, default 0
+        Allowed besides.
+    rng : Generator or int, default 0
+        Draws the direction.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    GradientCheckError
+        If an error is larger than allowed. The message has a paragraph for each wrong parameter.
+    TypeError, ValueError
+        If the arguments cannot be compared: single precision, other keys or shapes, a loss that is
+        no scalar, differs from call to call, changes its parameters, or refuses complex numbers.
+
+    Examples
+    --------
+    >>> x = np.array([1.0, 2.0, 3.0])
+    >>> cube = lambda p: (p["x"] ** 3).sum()
+    >>> report = check_gradients(cube, {"x": x}, {"x": 3 * x**2}, method="complex")
+    >>> report.rows[0].error
+    0.0
+    >>> check_gradients(cube, {"x": x}, {"x": 2 * x**2}, method="complex")
+    Traceback (most recent call last):
+    ...
+    nprnn.gradcheck.GradientCheckError: gradients differ from those of the loss (complex):
+    x: 3 of 3 entries wrong; worst at (2,): analytic 18, numeric 27, error 9, allowed 2.7e-09;
+      as vectors: cosine 1, norm ratio analytic/numeric 0.6667
+    """
+    check.choice("method", method, tuple(_DEFAULT_RTOL))
+    values = _checked("params", params)
+    analytic = check.params(
+        "grads", _checked("grads", grads), {k: v.shape for k, v in values.items()}
+    )
+    rtol = _DEFAULT_RTOL[method] if rtol is None else check.real("rtol", rtol, "[0, inf)")
+    atol = check.real("atol", atol, "[0, inf)")
+    probe = Probe(loss, values)
+    if method == "directional":
+        row = _directional(probe, analytic, rtol, atol, check.generator(rng))
+        if not row.wrong:
+            return Report(method, [row], probe.evaluations)
+    numeric = {name: probe.gradient(name, is_complex=method == "complex") for name in values}
+    noise = 0.0 if method == "complex" else probe.noise
+    # Beside far larger gradients, only their rounding errors can be seen.
+    floor = 1e-4 * max((_largest(array) for array in numeric.values()), default=0.0)
+    rows = [_compare(k, analytic[k], numeric[k], rtol, atol + noise, floor) for k in values]
+    report = Report(method, rows, probe.evaluations)
+    wrong = [row for row in rows if row.wrong]
+    if not wrong and method == "directional":
+        wrong = [row]  # too small to see in any one entry, and yet there
+    if wrong:
+        facts = "\n".join(_facts(row) for row in wrong)
+        raise GradientCheckError(f"gradients differ from those of the loss ({method}):\n{facts}")
+    return report
+
+
+class Probe:
+    """A loss, evaluated at points near given parameters, which it never changes."""
+
+    def __init__(self, loss: Callable[[Params], Any], params: Params) -> None:
+        self.loss = loss
+        self.params = params
+        self.evaluations = 0
+        self.value, again = self.at({}), self.at({})
+        if again != self.value:
+            raise ValueError(
+                f"loss is not deterministic: two calls gave {self.value} and {again}; "
+                "draw random numbers before, or from a seed"
+            )
+
+    @property
+    def noise(self) -> float:
+        """What the rounding of the loss itself can make of a difference quotient."""
+        return 16 * _EPSILON * float(abs(self.value)) / _DIFFERENCE_STEP
+
+    def at(self, changed: Params) -> Any:
+        """Return the loss with some parameters replaced; complex if one of them is."""
+        is_complex = any(array.dtype.kind == "c" for array in changed.values())
+        kind = np.complex128 if is_complex else np.float64
+        given = {name: array.astype(kind) for name, array in (self.params | changed).items()}
+        before = {name: array.copy() for name, array in given.items()}
+        self.evaluations += 1
+        try:
+            value = np.asarray(self.loss(given))
+        except TypeError as error:
+            if not is_complex:
+                raise
+            raise TypeError(
+                "loss does not accept complex numbers, which the complex method needs "
+                f"(method='central' does without): {error}"
+            ) from error
+        if any(not np.array_equal(given[name], before[name], equal_nan=True) for name in given):
+            raise ValueError("loss changes the parameters that it is given; let it work on copies")
+        if value.size != 1 or value.dtype.kind not in ("fc" if is_complex else "f"):
+            raise TypeError(
+                "loss must return a real scalar (a complex one for complex parameters), "
+                f"got shape {value.shape}, dtype {value.dtype}"
+            )
+        if not np.isfinite(value).all():
+            raise ValueError(f"loss must be finite, got {value}")
+        return value.item()
+
+    def gradient(self, name: str, *, is_complex: bool) -> Array:
+        """Return the derivative by each entry of a parameter, by complex step or differences."""
+        point = self.params[name]
+        result = np.empty(point.shape)
+        for index in np.ndindex(point.shape):
+            derivative = self._complex_step if is_complex else self._difference
+            result[index] = derivative(name, point, index)
+        return result
+
+    def along(self, direction: Params) -> float:
+        """Return the derivative along a direction, by a central difference."""
+        ahead, behind = (
+            self.at({k: self.params[k] + sign * _DIFFERENCE_STEP * v for k, v in direction.items()})
+            for sign in (1, -1)
+        )
+        return float(ahead - behind) / (2 * _DIFFERENCE_STEP)
+
+    def _complex_step(self, name: str, point: Array, index: tuple[int, ...]) -> float:
+        moved = point.astype(np.complex128)
+        moved[index] += 1j * _COMPLEX_STEP
+        return float(np.imag(self.at({name: moved}))) / _COMPLEX_STEP
+
+    def _difference(self, name: str, point: Array, index: tuple[int, ...]) -> float:
+        step = _DIFFERENCE_STEP * max(1.0, abs(float(point[index])))
+        ahead, behind = point.copy(), point.copy()
+        ahead[index] += step
+        behind[index] -= step
+        # The step that was taken, rounding included, is the one to divide by.
+        return float(self.at({name: ahead}) - self.at({name: behind})) / float(
+            ahead[index] - behind[index]
+        )
+
+
+def _directional(
+    probe: Probe, analytic: Params, rtol: float, atol: float, rng: np.random.Generator
+) -> Row:
+    """Compare along one random direction; the slope is a gradient with a single entry."""
+    direction = {name: rng.standard_normal(array.shape) for name, array in analytic.items()}
+    slope = sum(float((analytic[name] * direction[name]).sum()) for name in analytic)
+    length = float(np.sqrt(sum((array**2).sum() for array in analytic.values())))
+    numeric = np.array(probe.along(direction))
+    return _compare(
+        "a random direction", np.array(slope), numeric, rtol, atol + probe.noise, length
+    )
+
+
+def _compare(
+    name: str, analytic: Array, numeric: Array, rtol: float, atol: float, floor: float
+) -> Row:
+    difference = np.abs(analytic - numeric)
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    scale = max(_largest(numeric), _largest(analytic[np.isfinite(analytic)]))
+    allowed = atol + rtol * max(scale, floor)
+    index = np.unravel_index(difference.argmax(), difference.shape) if difference.size else ()
+    place = tuple(int(i) for i in index)
+    lengths = [float(np.sqrt((side**2).sum())) for side in (analytic, numeric)]
+    return Row(
+        name=name,
+        shape=analytic.shape,
+        where=place,
+        analytic=float(analytic[place]) if difference.size else 0.0,
+        numeric=float(numeric[place]) if difference.size else 0.0,
+        error=_largest(difference),
+        scale=scale,
+        allowed=allowed,
+        wrong=int((difference > allowed).sum()),
+        size=difference.size,
+        cosine=float((analytic * numeric).sum()) / (lengths[0] * lengths[1] or 1.0),
+        ratio=lengths[0] / lengths[1] if lengths[1] else float("inf"),
+    )
+
+
+def _facts(row: Row) -> str:
+    return (
+        f"{row.name}: {row.wrong} of {row.size} entries wrong; worst at {row.where}: "
+        f"analytic {row.analytic:.10g}, numeric {row.numeric:.10g}, "
+        f"error {row.error:.2g}, allowed {row.allowed:.2g};\n"
+        f"  as vectors: cosine {row.cosine:.4g}, norm ratio analytic/numeric {row.ratio:.4g}"
+    )
+
+
+def _largest(array: Array) -> float:
+    return float(np.abs(array).max()) if array.size else 0.0
+
+
+def _checked(name: str, arrays: Mapping[str, Array]) -> Params:
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{name} must be a dict of arrays, got {type(arrays).__name__}")
+    result = {}
+    for key, value in arrays.items():
+        result[key] = check.array(f"{name}[{key!r}]", value)
+        if result[key].dtype != np.float64:
+            raise TypeError(
+                f"{name}[{key!r}] must be float64, got {result[key].dtype}: rounding hides "
+                "errors in anything less; convert with "
+                "{k: v.astype(numpy.float64) for k, v in params.items()}"
+            )
+    return result
