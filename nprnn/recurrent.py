@@ -71,7 +71,7 @@ class Packing:
         # Places in the states of a run, which are the B initial ones and then one a row.
         after = np.arange(self.N) + B  # the state that a row leads to
         starts = np.cumsum([0, *self.sizes])
-        self.before = after - np.append(B, self.sizes)[t]  # (N,), the state that it comes from
+        self.before = after - np.array([B, *self.sizes])[t]  # (N,), the state that it comes from
         self.last = np.where(falling > 0, starts[falling - 1] + B, 0) + np.arange(B)  # (B,)
 
     def pack(self, grid: Array) -> Array:
@@ -372,13 +372,12 @@ class Recurrent:
             If a shape or dtype does not fit; the message says which, and what was expected.
         """
         grid, h, packings, boundary = self._enter(x, state, lengths)
-        dropout = self.dropout if rng is not None else 0.0
-        rng = check.generator(rng) if dropout else None
+        rng = None if rng is None else check.generator(rng)
         layers = []
         for k in range(self.num_layers):
             mask = None
-            if k > 0 and rng is not None:
-                mask = dropout_mask(grid, dropout, rng)
+            if k > 0 and self.dropout and rng is not None:
+                mask = dropout_mask(grid, self.dropout, rng)
                 grid = grid * mask
             grid, h[k], runs = self._layer(k, grid, h[k], packings)
             layers.append(LayerCache(runs, mask))
