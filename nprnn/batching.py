@@ -92,8 +92,10 @@ def random_batches(
 
     Examples
     --------
-    >>> for inputs, targets in random_batches(range(14), batch_size=2, num_steps=3, rng=1):
+    >>> for inputs, targets in random_batches(range(14), batch_size=2, num_steps=3, rng=6):
     ...     print(inputs.T.tolist(), targets.T.tolist())
+    [[7, 8, 9], [10, 11, 12]] [[8, 9, 10], [11, 12, 13]]
+    [[1, 2, 3], [4, 5, 6]] [[2, 3, 4], [5, 6, 7]]
     """
     sequence, batch_size, num_steps = _checked(tokens, batch_size, num_steps)
     rng = check.generator(rng)

@@ -162,6 +162,8 @@ class Vocabulary:
         """
         if isinstance(text, str) and self._table is not None:
             return self._encode_characters(text, self._table)
+        if not isinstance(text, Iterable):
+            raise TypeError(f"text must be a str or an iterable of tokens, got {text!r}")
         sequence = text.split() if isinstance(text, str) else list(text)
         missing = -1 if self.unknown_id is None else self.unknown_id
         ids = np.array([self._ids.get(token, missing) for token in sequence], np.int32)

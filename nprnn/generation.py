@@ -33,7 +33,8 @@ class Sampler(NamedTuple):
         scores = np.asarray(logits, np.float64)
         if self.temperature == 0:
             return int(scores.argmax())
-        scores = (scores - scores.max()) / self.temperature
+        with np.errstate(over="ignore"):  # -inf is what a tiny temperature means
+            scores = (scores - scores.max()) / self.temperature
         if self.top_k is None and self.top_p == 1:
             return _draw(np.exp(scores), rng)
         # Likeliest first, ties by index: then both cuts keep a head of the list.

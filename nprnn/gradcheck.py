@@ -14,6 +14,7 @@ complex
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -192,8 +193,11 @@ class Probe:
         before = {name: array.copy() for name, array in given.items()}
         self.evaluations += 1
         try:
-            value = np.asarray(self.loss(given))
-        except TypeError as error:
+            with warnings.catch_warnings():
+                # A buffer or a float() that drops the imaginary part would make the answer 0.
+                warnings.simplefilter("error", np.exceptions.ComplexWarning)
+                value = np.asarray(self.loss(given))
+        except (TypeError, np.exceptions.ComplexWarning) as error:
             if not is_complex:
                 raise
             raise TypeError(

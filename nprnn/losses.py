@@ -102,10 +102,10 @@ def mean_squared_error(
     check.shape("target", truth, f"prediction.shape = {guess.shape}", truth.shape == guess.shape)
     check.same_precision("target", truth, guess.dtype)
     chosen = _chosen(mask, guess.shape[:-1])
+    if not guess.size:
+        raise ValueError("prediction is empty: the mean over nothing is undefined")
     width = (-1, guess.shape[-1])
     error = guess.reshape(width)[chosen] - truth.reshape(width)[chosen]  # (N, K)
-    if not error.size:
-        raise ValueError("prediction is empty: the mean over nothing is undefined")
     loss = _mean((error * error).ravel())
     return loss, _spread(error * (2 / error.size), chosen, guess.shape)
 

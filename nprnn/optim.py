@@ -206,7 +206,7 @@ class SGD:
     def _with_momentum(self, name: str, gradient: Array) -> Array:
         buffer = self.momentum_buffers.get(name)
         if buffer is None:
-            buffer = self.momentum_buffers[name] = gradient.copy()
+            buffer = self.momentum_buffers[name] = np.array(gradient)
         else:
             buffer *= self.momentum
             buffer += (1 - self.dampening) * gradient

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import seeds
+
+from nprnn import Linear
+from nprnn.gradcheck import check_gradients
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 3), max_size=3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.booleans(),
+    seeds,
+)
+def test_linear_is_a_matrix_product_with_the_right_gradients(shape, size, classes, bias, seed):
+    rng = np.random.default_rng(seed)
+    layer = Linear(size, classes, bias, dtype=np.float64, rng=rng)
+    x = rng.normal(size=(*shape, size))
+    upstream = rng.normal(size=(*shape, classes))
+    y, cache = layer.forward(x)
+    expected = np.einsum("vh,...h->...v", layer.params["weight"], x) + layer.params.get("bias", 0)
+    np.testing.assert_allclose(y, expected, atol=1e-13)
+    np.testing.assert_array_equal(layer(x), y)
+    d_x, grads = layer.backward(upstream, cache)
+
+    def loss(p):
+        return (layer.with_params({k: p[k] for k in grads})(p["x"]) * upstream).sum()
+
+    for method in ("central", "complex"):
+        check_gradients(loss, {**layer.params, "x": x}, {**grads, "x": d_x}, method=method)
+
+
+def test_linear_is_drawn_as_in_pytorch_and_stays_single():
+    layer = Linear(400, 30, rng=0)
+    assert {name: value.shape for name, value in layer.params.items()} == {
+        "weight": (30, 400),
+        "bias": (30,),
+    }
+    for value in layer.params.values():
+        assert value.dtype == np.float32
+        assert np.abs(value).max() <= 1 / 20
+    y, cache = layer.forward(np.ones((2, 400), np.float32))
+    d_x, grads = layer.backward(y, cache)
+    assert {y.dtype, d_x.dtype, grads["weight"].dtype, grads["bias"].dtype} == {y.dtype}
+    assert y.dtype == np.float32
+    assert repr(layer) == "Linear(400, 30)"
+    assert repr(Linear(2, 3, bias=False)) == "Linear(2, 3, bias=False)"
+
+
+LAYER = Linear(3, 2, rng=0)
+CACHE = LAYER.forward(np.zeros((4, 3), np.float32))[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: Linear(0, 1), ValueError, ["in_features", "at least 1"]),
+        (lambda: Linear(1, "2"), TypeError, ["out_features", "integer", "'2'"]),
+        (lambda: LAYER(np.zeros((4, 2), "f")), ValueError, ["x", "in_features=3", "(4, 2)"]),
+        (lambda: LAYER(np.float32(1)), ValueError, ["x", "in_features=3", "()"]),
+        (lambda: LAYER(np.zeros((4, 3))), TypeError, ["x", "float64", "float32"]),
+        (lambda: LAYER(np.zeros((4, 3), int)), TypeError, ["x", "int64"]),
+        (lambda: LAYER.backward(np.zeros((4, 3), "f"), CACHE), ValueError, ["d_y", "(4, 2)"]),
+        (lambda: LAYER.backward(np.zeros((4, 2)), CACHE), TypeError, ["d_y", "float64"]),
+        (lambda: LAYER.with_params({}), ValueError, ["missing weight (2, 3)", "missing bias"]),
+        (
+            lambda: LAYER.with_params({"weight": np.ones((2, 3)), "bias": np.ones(2, "f")}),
+            ValueError,
+            ["float32 and float64 are mixed"],
+        ),
+    ],
+)
+def test_linear_refuses(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), caught.value

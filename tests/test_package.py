@@ -1,0 +1,72 @@
+"""What importing and building the package promises."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import nprnn
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_importing_loads_numpy_and_nothing_else():
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import nprnn
+new = {name.split('.')[0] for name in set(sys.modules) - before}
+print(sorted(new - set(sys.stdlib_module_names) - {'numpy'}))
+print('numpy.random' in set(sys.modules) - before, nprnn.__version__)
+"""
+    assert run(code) == f"['nprnn']\nFalse {nprnn.__version__}\n"
+
+
+def test_no_random_state_is_touched():
+    code = """
+import numpy, random
+numpy.random.seed(3); random.seed(3)
+before = repr(numpy.random.get_state()), random.getstate()
+import nprnn
+layer = nprnn.RNN(3, 4, rng=0); layer.forward([[0]], rng=1)
+assert before == (repr(numpy.random.get_state()), random.getstate())
+"""
+    run(code)
+
+
+def test_everything_public_is_documented():
+    for name in nprnn.__all__:
+        assert getattr(nprnn, name).__doc__, name
+
+
+SOURCES = sorted((ROOT / "nprnn").glob("*.py"))
+
+
+@pytest.mark.skipif(not SOURCES, reason="runs in a checkout")
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_the_package_runs_no_code_from_files_and_never_prints(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    forbidden = {"eval", "exec", "compile", "print", "__import__"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in forbidden, f"{path.name}:{node.lineno}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+            assert not {"pickle", "marshal", "shelve", "scipy"} & set(names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("np", "load")
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="runs in a checkout")
+def test_numpy_is_the_only_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["dependencies"] == ["numpy>=1.26"]
