@@ -3,7 +3,7 @@
 from . import gradcheck
 from ._validation import NonFiniteError
 from .batching import random_batches, sequential_batches
-from .encoding import Vocabulary, one_hot
+from .encoding import Vocabulary, one_hot, read_text
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
 from .models import LanguageModel
@@ -28,6 +28,7 @@ __all__ = [
     "mean_squared_error",
     "one_hot",
     "random_batches",
+    "read_text",
     "sequential_batches",
     "softmax_cross_entropy",
     "train",

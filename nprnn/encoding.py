@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,6 +222,51 @@ class Vocabulary:
             f"text has the unknown {name} at position {position}: it is not among the {len(self)} "
             "of the vocabulary; build the Vocabulary with unknown=… to let it pass"
         )
+
+
+def read_text(path: str | PathLike[str] | None = None) -> str:
+    """Return the text of a UTF-8 file; or, without a path, English that every Python carries.
+
+    A byte order mark is dropped, and every line ends in a single newline character.
+
+    Parameters
+    ----------
+    path : path, optional
+        Without it, the language reference in `pydoc_data.topics` is returned, about 465,000
+        characters.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read; the message names it.
+    ValueError
+        If it is empty, or not text in UTF-8; the message names the place.
+    """
+    if path is None:
+        from pydoc_data.topics import topics  # half a megabyte that few need
+
+        return "\n\n".join(topics[name] for name in sorted(topics))
+    name = fspath(path)
+    try:
+        with open(name, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise type(error)(f"cannot read {name!r}: {error.strerror}") from None
+    if not data:
+        raise ValueError(f"{name!r} is empty: there is nothing to learn from")
+    if b"\0" in data:
+        raise ValueError(
+            f"{name!r} is not a text: it has a NUL byte at position {data.index(0)}; "
+            "if it is UTF-16, save it as UTF-8"
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name!r} is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}; "
+            "save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _count(tokens: str | Iterable[Hashable]) -> Counter[Any]:
