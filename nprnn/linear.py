@@ -87,8 +87,7 @@ class Linear:
         check.shape("x", x, f"(..., in_features={size})", x.ndim >= 1 and x.shape[-1] == size)
         weight = self.params["weight"]
         check.same_precision("x", x, weight.dtype)
-        rows = x.reshape(-1, size)  # one large product rather than many small ones
-        y = rows @ weight.T
+        y = _as_rows(x) @ weight.T
         if self.bias:
             y += self.params["bias"]
         return y.reshape(*x.shape[:-1], self.out_features), x
@@ -114,8 +113,8 @@ class Linear:
         check.shape("d_y", d_y, f"of y, {expected}", d_y.shape == expected)
         weight = self.params["weight"]
         check.same_precision("d_y", d_y, weight.dtype)
-        d_rows = d_y.reshape(-1, self.out_features)
-        grads = {"weight": d_rows.T @ x.reshape(-1, self.in_features)}
+        d_rows = _as_rows(d_y)
+        grads = {"weight": d_rows.T @ _as_rows(x)}
         if self.bias:
             grads["bias"] = d_rows.sum(axis=0)
         return (d_rows @ weight).reshape(x.shape), grads
@@ -131,6 +130,11 @@ class Linear:
         if self.bias:
             shapes["bias"] = (self.out_features,)
         return shapes
+
+
+def _as_rows(array: Array) -> Array:
+    """Return (..., K) as contiguous (N, K): one large product, its bits whatever the layout was."""
+    return np.ascontiguousarray(array.reshape(-1, array.shape[-1]))
 
 
 def uniform_params(shapes: Mapping[str, tuple[int, ...]], fan: int, dtype: Any, rng: Any) -> Params:

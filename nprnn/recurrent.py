@@ -75,8 +75,8 @@ class Packing:
         self.last = np.where(falling > 0, starts[falling - 1] + B, 0) + np.arange(B)  # (B,)
 
     def pack(self, grid: Array) -> Array:
-        """Return the valid steps of a grid (T, B, ...) as rows (N, ...)."""
-        flat = grid.reshape(self.T * self.B, *grid.shape[2:])
+        """Return the valid steps of a grid (T, B, ...) as rows (N, ...), C-contiguous."""
+        flat = np.ascontiguousarray(grid.reshape(self.T * self.B, *grid.shape[2:]))
         return flat if self.rows is None else flat[self.rows]
 
     def unpack(self, packed: Array) -> Array:
