@@ -6,9 +6,10 @@ from .batching import random_batches, sequential_batches
 from .encoding import Vocabulary, one_hot, read_text
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
-from .models import LanguageModel
+from .models import LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
 from .optim import SGD, clip_grad_norm, clip_grad_value
-from .recurrent import RNN
+from .recurrent import RNN, RNNCell
+from .sequences import last_output, pad_sequences, unpad_sequences
 from .training import Record, evaluate, train
 
 __version__ = "0.1.0.dev0"
@@ -19,17 +20,24 @@ __all__ = [
     "LanguageModel",
     "Linear",
     "NonFiniteError",
+    "RNNCell",
     "Record",
+    "SequenceClassifier",
+    "SequenceRegressor",
+    "SequenceTagger",
     "Vocabulary",
     "clip_grad_norm",
     "clip_grad_value",
     "evaluate",
     "gradcheck",
+    "last_output",
     "mean_squared_error",
     "one_hot",
+    "pad_sequences",
     "random_batches",
     "read_text",
     "sequential_batches",
     "softmax_cross_entropy",
     "train",
+    "unpad_sequences",
 ]

@@ -134,6 +134,17 @@ def index_array(name: str, value: Any, size: int, size_name: str) -> Array:
     return result
 
 
+def lengths(name: str, value: Any, T: int, B: int) -> Array:
+    """Return `value` as B integers in 0 .. T."""
+    given = array(name, value)
+    if given.dtype.kind not in "iu" and given.size:
+        raise TypeError(f"{name} must be integers, got dtype {given.dtype}")
+    shape(name, given, f"(B={B},)", given.shape == (B,))
+    if B and (given.min() < 0 or given.max() > T):
+        raise ValueError(f"{name} must be in 0 .. T={T}, got {given.min()} to {given.max()}")
+    return given.astype(np.intp)
+
+
 def same_precision(name: str, value: Array, dtype: np.dtype[Any]) -> None:
     """Refuse an array whose real precision is not that of `dtype`: nothing upcasts silently."""
     if value.dtype.char.lower() != dtype.char.lower():

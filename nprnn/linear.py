@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import _validation as check
+from .initializers import uniform_params
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -135,14 +135,3 @@ class Linear:
 def _as_rows(array: Array) -> Array:
     """Return (..., K) as contiguous (N, K): one large product, its bits whatever the layout was."""
     return np.ascontiguousarray(array.reshape(-1, array.shape[-1]))
-
-
-def uniform_params(shapes: Mapping[str, tuple[int, ...]], fan: int, dtype: Any, rng: Any) -> Params:
-    """Draw every parameter from U(-1/√fan, 1/√fan), in the order of the keys.
-
-    Drawn in double precision and rounded, so that float32 and float64 give the same network.
-    """
-    kind = check.float_dtype("dtype", dtype)
-    rng = check.generator(rng)
-    bound = 1 / math.sqrt(fan)
-    return {key: rng.uniform(-bound, bound, size).astype(kind) for key, size in shapes.items()}

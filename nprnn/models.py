@@ -1,4 +1,8 @@
-"""Models: layers, a read-out and a loss."""
+"""Models: recurrent layers, a read-out and a loss.
+
+They differ in what is read out, and in the loss; everything else is written once, in
+`SequenceModel`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import numpy as np
 from . import _validation as check
 from .generation import Sampler, sampler
 from .linear import Linear
-from .losses import softmax_cross_entropy
+from .losses import mean_squared_error, softmax_cross_entropy
 from .recurrent import RNN
 
 if TYPE_CHECKING:
@@ -22,19 +26,17 @@ if TYPE_CHECKING:
     from ._validation import Array, Params, RandomSource
 
 
-class LanguageModel:
-    """Predicts the next token: one-hot input, recurrent layers, read-out, softmax.
-
-    The state goes in and comes out of every call. Whoever passes it on to the next window carries
-    the context over; no gradient crosses from one call to the other (truncated backpropagation
-    through time, Williams and Peng 1990).
+class SequenceModel:
+    """What the models have in common: layers, read-out, and one dict of parameters.
 
     Parameters
     ----------
-    vocab_size : int
-        Number of tokens, V.
+    input_size : int
+        Size of the input vectors, I; for integer (one-hot) input the number of classes.
     hidden_size : int
-        Units in a layer, H.
+        Units in a layer and direction, H.
+    output_size : int
+        Size of what is read out, V.
     num_layers : int, default 1
         Layers, L.
     cell : {"rnn"}, default "rnn"
@@ -43,9 +45,341 @@ class LanguageModel:
         Of the simple recurrent cell.
     dropout : float, default 0
         Between layers; acts where a Generator is passed to `loss_and_grads`.
+    bidirectional : bool, default False
+        Whether the layers also read backwards; then D = 2.
+    recurrent_init : str, default "uniform"
+        How the recurrent matrices are drawn; see `RNN`.
     dtype : {float32, float64}, default float32
     rng : Generator or int, optional
         Draws the parameters.
+
+    Attributes
+    ----------
+    params : dict
+        The layers' parameters as ``rnn.…``, ``readout.weight`` (V, D*H) and ``readout.bias`` (V,).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        num_layers: int = 1,
+        cell: str = "rnn",
+        nonlinearity: str = "tanh",
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        recurrent_init: str = "uniform",
+        dtype: DTypeLike = np.float32,
+        rng: RandomSource = None,
+    ) -> None:
+        check.choice("cell", cell, ("rnn",))
+        rng = check.generator(rng)
+        layers = RNN(
+            input_size,
+            hidden_size,
+            num_layers,
+            nonlinearity,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
+        )
+        width = layers.num_directions * layers.hidden_size
+        readout = Linear(width, output_size, dtype=dtype, rng=rng)
+        self._parts: dict[str, Any] = {"rnn": layers, "readout": readout}
+        self.params: Params = prefixed({name: part.params for name, part in self._parts.items()})
+
+    @property
+    def rnn(self) -> RNN:
+        """The recurrent layers, over the arrays in `params`."""
+        part: RNN = self._part("rnn")
+        return part
+
+    @property
+    def readout(self) -> Linear:
+        """The map from hidden state to output, over the arrays in `params`."""
+        part: Linear = self._part("readout")
+        return part
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.rnn!r}, {self.readout!r})"
+
+    def __call__(
+        self, inputs: ArrayLike, state: ArrayLike | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, Array]:
+        """Return what is read out, and the final state, for inference.
+
+        Parameters
+        ----------
+        inputs : array_like, shape (T, B, I), or integers (T, B)
+            Without a batch (T, I) or (T,).
+        state : ndarray of shape (L*D, B, H) or (L*D, H), optional
+            Zeros without it.
+        lengths : array_like of int, shape (B,), optional
+            Valid steps of each sequence, in any order, 0 allowed.
+        """
+        output, final = self.rnn(inputs, state, lengths=lengths)
+        return self.readout(self._features(output, final, lengths)), final
+
+    def loss(
+        self,
+        inputs: ArrayLike,
+        targets: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> tuple[Any, Array]:
+        """Return the mean loss, and the final state; see `loss_and_grads`."""
+        prediction, final = self(inputs, state, lengths=lengths)
+        counted = self._counted(mask, lengths, prediction)
+        return self._criterion(prediction, targets, counted)[0], final
+
+    def loss_and_grads(
+        self,
+        inputs: ArrayLike,
+        targets: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        rng: RandomSource = None,
+    ) -> tuple[Any, Params, Array]:
+        """Return the mean loss, its gradients, and the final state.
+
+        Parameters
+        ----------
+        inputs, state, lengths
+            As for a call of the model.
+        targets : array_like
+            What the model is to predict, in the shape of its predictions: a class or a vector for
+            each step, or for each sequence.
+        mask : array_like of bool, shape of the predictions but for the last axis, optional
+            Predictions that count. Steps beyond a sequence's length never do.
+        rng : Generator or int, optional
+            Draws the dropout masks; without it nothing is dropped out.
+
+        Returns
+        -------
+        loss : scalar
+            Mean over the predictions that count.
+        grads : dict
+            Keys and shapes of `params`.
+        state : ndarray of shape (L*D, B, H)
+            To pass on to the next window. No gradient flows back through it.
+        """
+        rnn, readout = self.rnn, self.readout
+        output, final, rnn_cache = rnn.forward(inputs, state, lengths=lengths, rng=rng)
+        prediction, readout_cache = readout.forward(self._features(output, final, lengths))
+        counted = self._counted(mask, lengths, prediction)
+        loss, d_prediction = self._criterion(prediction, targets, counted)
+        d_features, readout_grads = readout.backward(d_prediction, readout_cache)
+        d_output, d_state = self._features_backward(d_features, output, final, lengths)
+        _, _, rnn_grads = rnn.backward(d_output, d_state, rnn_cache)
+        return loss, prefixed({"rnn": rnn_grads, "readout": readout_grads}), final
+
+    def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
+        """Return the same model over other arrays, which are used as they are, not copied."""
+        model = copy.copy(self)
+        shapes = {key: value.shape for key, value in self.params.items()}
+        model.params = check.params("params", params, shapes)
+        return model
+
+    def _criterion(
+        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None
+    ) -> tuple[Any, Array]:
+        """Return the loss, and its gradient with respect to the prediction."""
+        return softmax_cross_entropy(prediction, targets, mask)
+
+    def _features(self, output: Array, state: Array, lengths: ArrayLike | None) -> Array:
+        """Return what the read-out sees: here, the output of every step."""
+        return output
+
+    def _features_backward(
+        self, d_features: Array, output: Array, state: Array, lengths: ArrayLike | None
+    ) -> tuple[Array | None, Array | None]:
+        """Return the gradients of output and state that follow from those of the features."""
+        return d_features, None
+
+    def _counted(
+        self, mask: ArrayLike | None, lengths: ArrayLike | None, prediction: Array
+    ) -> ArrayLike | None:
+        """Return the mask of the predictions that count, those beyond the lengths left out."""
+        if lengths is None:
+            return mask
+        valid = np.arange(len(prediction))[:, None] < np.asarray(lengths)  # (T, B)
+        if mask is None:
+            return valid
+        given = check.array("mask", mask)
+        check.shape("mask", given, f"(T, B) = {valid.shape}", given.shape == valid.shape)
+        return np.where(valid, given, False)
+
+    def _part(self, name: str) -> Any:
+        """Return a part over the arrays that `params` holds now: there are no others."""
+        part = copy.copy(self._parts[name])
+        part.params = {
+            key.removeprefix(f"{name}."): value
+            for key, value in self.params.items()
+            if key.startswith(f"{name}.")
+        }
+        return part
+
+
+class SequenceTagger(SequenceModel):
+    """Gives a class to every step of a sequence; `SequenceModel` has the parameters.
+
+    Predictions are logits of shape (T, B, V), targets integers of shape (T, B), the loss the mean
+    cross-entropy in nats.
+
+    Examples
+    --------
+    >>> model = SequenceTagger(4, 8, 2, bidirectional=True, rng=0)
+    >>> x = np.random.default_rng(1).normal(size=(5, 3, 4)).astype(np.float32)
+    >>> logits, state = model(x, lengths=[5, 0, 2])
+    >>> loss, grads, state = model.loss_and_grads(x, np.ones((5, 3), int), lengths=[5, 0, 2])
+    >>> logits.shape, grads["readout.weight"].shape
+    ((5, 3, 2), (2, 16))
+    """
+
+
+class SequenceClassifier(SequenceModel):
+    """Gives a class to a sequence as a whole.
+
+    Predictions are logits of shape (B, V), targets integers of shape (B,), the loss the mean
+    cross-entropy in nats.
+
+    Parameters
+    ----------
+    input_size, hidden_size, output_size, **options
+        As for `SequenceModel`.
+    pool : {"last", "mean"}, default "last"
+        What is read out: the last layer's state after each direction's last valid step, or the mean
+        of the last layer's outputs over the valid steps. For a sequence of length 0 that is the
+        initial state, and 0.
+
+    Examples
+    --------
+    >>> model = SequenceClassifier(4, 8, 3, pool="mean", rng=0)
+    >>> x = np.random.default_rng(1).normal(size=(5, 2, 4)).astype(np.float32)
+    >>> loss, grads, state = model.loss_and_grads(x, [2, 0], lengths=[5, 3])
+    >>> model(x, lengths=[5, 3])[0].shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        pool: str = "last",
+        **options: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, output_size, **options)
+        self.pool = check.choice("pool", pool, ("last", "mean"))
+
+    def _features(self, output: Array, state: Array, lengths: ArrayLike | None) -> Array:
+        if self.pool == "mean":
+            # Output is 0 after the last valid step.
+            mean: Array = output.sum(axis=0) / self._num_valid(output, lengths)
+            return mean
+        top = state[-self.rnn.num_directions :]  # (D, B, H) or (D, H)
+        return np.concatenate(list(top), axis=-1)
+
+    def _features_backward(
+        self, d_features: Array, output: Array, state: Array, lengths: ArrayLike | None
+    ) -> tuple[Array | None, Array | None]:
+        if self.pool == "mean":
+            d_step = d_features / self._num_valid(output, lengths)
+            return np.broadcast_to(d_step, output.shape), None
+        num_directions = self.rnn.num_directions
+        d_state = np.zeros(state.shape, d_features.dtype)
+        d_state[-num_directions:] = np.split(d_features, num_directions, axis=-1)
+        return None, d_state
+
+    def _num_valid(self, output: Array, lengths: ArrayLike | None) -> Array:
+        """Return the number of valid steps, at least 1, in the output's precision."""
+        steps = len(output) if lengths is None else np.maximum(lengths, 1)[:, None]
+        return np.asarray(steps, output.real.dtype)
+
+    def _counted(
+        self, mask: ArrayLike | None, lengths: ArrayLike | None, prediction: Array
+    ) -> ArrayLike | None:
+        return mask
+
+
+class SequenceRegressor(SequenceModel):
+    """Predicts real values at every step; `SequenceModel` has the parameters.
+
+    Predictions and targets have shape (T, B, V), the loss is the mean squared error. The values may
+    be those of one step ahead, or of several at once: the targets decide. A model that predicts its
+    own next input can be fed with its predictions: see `forecast`.
+
+    Examples
+    --------
+    >>> model = SequenceRegressor(1, 8, 1, rng=0)
+    >>> series = np.sin(np.arange(30, dtype=np.float32)).reshape(-1, 1, 1)  # (T, B=1, I=1)
+    >>> loss, grads, state = model.loss_and_grads(series[:-1], series[1:])
+    >>> model.forecast(series, num_steps=10).shape
+    (10, 1, 1)
+    """
+
+    def forecast(self, inputs: ArrayLike, num_steps: int, state: ArrayLike | None = None) -> Array:
+        """Read a sequence, and go on with it: each prediction is the next input.
+
+        Parameters
+        ----------
+        inputs : array_like of float, shape (T, B, I) or (T, I)
+        num_steps : int
+            Steps to predict.
+        state : ndarray of shape (L, B, H) or (L, H), optional
+
+        Returns
+        -------
+        ndarray of shape (num_steps, B, I) or (num_steps, I)
+        """
+        num_steps = check.integer("num_steps", num_steps)
+        rnn, readout = self.rnn, self.readout
+        if rnn.bidirectional or readout.out_features != rnn.input_size:
+            raise ValueError(
+                "forecast needs a model of one direction whose predictions are its next inputs: "
+                f"input_size is {rnn.input_size}, output_size {readout.out_features}, "
+                f"bidirectional {rnn.bidirectional}"
+            )
+        prediction, state = self(inputs, state)
+        path = [prediction[-1]]
+        while len(path) < num_steps:
+            prediction, state = self(path[-1][None], state)
+            path.append(prediction[-1])
+        return np.stack(path)
+
+    def _criterion(
+        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None
+    ) -> tuple[Any, Array]:
+        return mean_squared_error(prediction, targets, mask)
+
+
+class LanguageModel(SequenceModel):
+    """Predicts the next token: one-hot input, recurrent layers, read-out, softmax.
+
+    The state goes in and comes out of every call. Whoever passes it on to the next window carries
+    the context over; no gradient crosses from one call to the other (truncated backpropagation
+    through time, Williams and Peng 1990).
+
+    Inputs and targets are integers of shape (T, B) or (T,), predictions logits of shape (T, B, V),
+    the loss the mean cross-entropy in nats a token.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Number of tokens, V.
+    hidden_size : int
+        Units in a layer, H.
+    num_layers, cell, nonlinearity, dropout, recurrent_init, dtype, rng
+        As for `SequenceModel`.
 
     Attributes
     ----------
@@ -74,95 +408,35 @@ class LanguageModel:
         cell: str = "rnn",
         nonlinearity: str = "tanh",
         dropout: float = 0.0,
+        recurrent_init: str = "uniform",
         dtype: DTypeLike = np.float32,
         rng: RandomSource = None,
     ) -> None:
         self.vocab_size = check.integer("vocab_size", vocab_size)
-        check.choice("cell", cell, ("rnn",))
-        rng = check.generator(rng)
-        self._parts: dict[str, Any] = {
-            "rnn": RNN(
-                self.vocab_size,
-                hidden_size,
-                num_layers,
-                nonlinearity,
-                dropout=dropout,
-                dtype=dtype,
-                rng=rng,
-            ),
-            "readout": Linear(hidden_size, self.vocab_size, dtype=dtype, rng=rng),
-        }
-        self.params: Params = prefixed({name: part.params for name, part in self._parts.items()})
+        super().__init__(
+            self.vocab_size,
+            hidden_size,
+            self.vocab_size,
+            num_layers=num_layers,
+            cell=cell,
+            nonlinearity=nonlinearity,
+            dropout=dropout,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
+        )
 
-    @property
-    def rnn(self) -> RNN:
-        """The recurrent layers, over the arrays in `params`."""
-        part: RNN = self._part("rnn")
-        return part
-
-    @property
-    def readout(self) -> Linear:
-        """The map from hidden state to logits, over the arrays in `params`."""
-        part: Linear = self._part("readout")
-        return part
-
-    def __repr__(self) -> str:
-        rnn = self.rnn
-        return f"LanguageModel({self.vocab_size}, {rnn.hidden_size}, layers={rnn!r})"
-
-    def __call__(self, inputs: ArrayLike, state: ArrayLike | None = None) -> tuple[Array, Array]:
+    def __call__(
+        self, inputs: ArrayLike, state: ArrayLike | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, Array]:
         """Return the logits of the token after each input, (T, B, V), and the final state."""
-        hidden, state = self.rnn(self._checked("inputs", inputs), state)
-        return self.readout(hidden), state
-
-    def loss(
-        self, inputs: ArrayLike, targets: ArrayLike, state: ArrayLike | None = None
-    ) -> tuple[Any, Array]:
-        """Return the mean loss in nats a token, and the final state.
-
-        Parameters
-        ----------
-        inputs, targets : array_like of int, shape (T, B) or (T,)
-        state : ndarray of shape (L, B, H) or (L, H), optional
-            Zeros without it.
-        """
-        logits, state = self(inputs, state)
-        return softmax_cross_entropy(logits, self._checked("targets", targets))[0], state
+        return super().__call__(self._tokens("inputs", inputs), state, lengths=lengths)
 
     def loss_and_grads(
-        self,
-        inputs: ArrayLike,
-        targets: ArrayLike,
-        state: ArrayLike | None = None,
-        *,
-        rng: RandomSource = None,
+        self, inputs: ArrayLike, targets: ArrayLike, state: ArrayLike | None = None, **options: Any
     ) -> tuple[Any, Params, Array]:
-        """Return the mean loss, its gradients, and the final state.
-
-        Parameters
-        ----------
-        inputs, targets : array_like of int, shape (T, B) or (T,)
-        state : ndarray of shape (L, B, H) or (L, H), optional
-            Zeros without it.
-        rng : Generator or int, optional
-            Draws the dropout masks; without it nothing is dropped out.
-
-        Returns
-        -------
-        loss : scalar
-            Nats a token.
-        grads : dict
-            Keys and shapes of `params`.
-        state : ndarray of shape (L, B, H)
-            To pass on to the next window. No gradient flows back through it.
-        """
-        rnn, readout = self.rnn, self.readout
-        hidden, state, rnn_cache = rnn.forward(self._checked("inputs", inputs), state, rng=rng)
-        logits, readout_cache = readout.forward(hidden)
-        loss, d_logits = softmax_cross_entropy(logits, self._checked("targets", targets))
-        d_hidden, readout_grads = readout.backward(d_logits, readout_cache)
-        _, _, rnn_grads = rnn.backward(d_hidden, None, rnn_cache)
-        return loss, prefixed({"rnn": rnn_grads, "readout": readout_grads}), state
+        """Return the mean loss, its gradients, and the final state; see `SequenceModel`."""
+        return super().loss_and_grads(self._tokens("inputs", inputs), targets, state, **options)
 
     def generate(
         self,
@@ -193,13 +467,6 @@ class LanguageModel:
         check.shape("prefix", ids, "(number of tokens,)", ids.ndim == 1)
         return self._continue(ids, sampler(temperature, top_k, top_p), check.generator(rng))
 
-    def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
-        """Return the same model over other arrays, which are used as they are, not copied."""
-        model = copy.copy(self)
-        shapes = {key: value.shape for key, value in self.params.items()}
-        model.params = check.params("params", params, shapes)
-        return model
-
     def _continue(self, prefix: Array, draw: Sampler, rng: np.random.Generator) -> Iterator[int]:
         rnn, readout = self.rnn, self.readout
         state, h = None, np.zeros(rnn.hidden_size, readout.params["weight"].dtype)
@@ -212,21 +479,18 @@ class LanguageModel:
             hidden, state = rnn(np.array([token]), state)
             h = hidden[-1]
 
-    def _checked(self, name: str, tokens: ArrayLike) -> Array:
+    def _criterion(
+        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None
+    ) -> tuple[Any, Array]:
+        if mask is None:  # else what is masked out may hold anything
+            targets = self._tokens("targets", targets)
+        return softmax_cross_entropy(prediction, targets, mask)
+
+    def _tokens(self, name: str, tokens: ArrayLike) -> Array:
         """Refuse anything but integers: vectors are not what this model reads."""
         given = check.array(name, tokens)
         check.shape(name, given, "(T, B) or (T,)", given.ndim in (1, 2))
         return check.index_array(name, given, self.vocab_size, "vocab_size")
-
-    def _part(self, name: str) -> Any:
-        """Return a part over the arrays that `params` holds now: there are no others."""
-        part = copy.copy(self._parts[name])
-        part.params = {
-            key.removeprefix(f"{name}."): value
-            for key, value in self.params.items()
-            if key.startswith(f"{name}.")
-        }
-        return part
 
 
 def prefixed(parts: Mapping[str, Params]) -> Params:

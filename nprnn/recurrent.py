@@ -1,12 +1,4 @@
-"""The loop over time, once; around it layers, directions, lengths and dropout, each once.
-
-The loop knows nothing of padding or direction. It meets *packed* rows: all valid steps of all
-sequences, first every sequence's first step, then every second one, and so on, the longest sequence
-first. At step t the first `sizes[t]` rows of a state are still running, and `sizes` never grows, so
-that the previous states of a step are always the head of the block before. `Packing` lays a padded
-grid (T, B) out like that and back; the reverse direction is a packing that reads each sequence from
-its own end.
-"""
+"""Layers, directions and dropout around the loop over time, each once, and the public classes."""
 
 from __future__ import annotations
 
@@ -20,7 +12,9 @@ import numpy as np
 
 from . import _validation as check
 from .cells import ACTIVATIONS, VanillaCell
-from .linear import uniform_params
+from .initializers import RECURRENT, uniform_params
+from .packing import Packing
+from .scan import Run, Weights, scan, scan_backward
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,219 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     from ._validation import Array, Params, RandomSource
-
-_ONE_HOT_LIMIT = 128  # up to here a product with one-hot rows beats sorting (benchmarks/)
-
-
-class Packing:
-    """The order in which the loop meets the valid steps of a grid (T, B).
-
-    Parameters
-    ----------
-    T, B : int
-        Shape of the grid.
-    lengths : ndarray of int, shape (B,), optional
-        Valid steps of each sequence; all T without it.
-    reverse : bool
-        Whether each sequence is read from its last valid step to its first.
-
-    Attributes
-    ----------
-    sizes : list of int
-        Sequences still running at each step, never growing.
-    N : int
-        Number of valid steps, Σ sizes.
-    """
-
-    def __init__(self, T: int, B: int, lengths: Array | None, reverse: bool) -> None:
-        self.T, self.B = T, B
-        self.rows: Array | None = None  # (N,) places in the flattened grid; None: it as it is
-        self.order: Array | None = None  # (B,) sequences by falling length; None: as they are
-        if lengths is None:
-            self.sizes, self.N = [B] * T, T * B
-            if reverse:
-                self.rows = np.arange(T * B).reshape(T, B)[::-1].ravel()
-            return
-        self.order = np.argsort(-lengths, kind="stable")
-        falling = lengths[self.order]
-        running = np.arange(T)[:, None] < falling  # (T, B)
-        t, b = np.nonzero(running)  # (N,) each
-        self.sizes = [n for n in running.sum(axis=1).tolist() if n]
-        self.N = len(t)
-        self.rows = (falling[b] - 1 - t if reverse else t) * B + self.order[b]
-        # Places in the states of a run, which are the B initial ones and then one a row.
-        after = np.arange(self.N) + B  # the state that a row leads to
-        starts = np.cumsum([0, *self.sizes])
-        self.before = after - np.array([B, *self.sizes])[t]  # (N,), the state that it comes from
-        self.last = np.where(falling > 0, starts[falling - 1] + B, 0) + np.arange(B)  # (B,)
-
-    def pack(self, grid: Array) -> Array:
-        """Return the valid steps of a grid (T, B, ...) as rows (N, ...), C-contiguous."""
-        flat = np.ascontiguousarray(grid.reshape(self.T * self.B, *grid.shape[2:]))
-        return flat if self.rows is None else flat[self.rows]
-
-    def unpack(self, packed: Array) -> Array:
-        """Return the grid (T, B, ...) of the rows (N, ...), 0 where there is no valid step."""
-        flat = packed
-        if self.rows is not None:
-            flat = np.zeros((self.T * self.B, *packed.shape[1:]), packed.dtype)
-            flat[self.rows] = packed
-        return flat.reshape(self.T, self.B, *packed.shape[1:])
-
-    def pack_state(self, state: Array) -> Array:
-        """Return a copy of a state (B, H), the longest sequence first."""
-        return state.copy() if self.order is None else state[self.order]
-
-    def unpack_state(self, packed: Array) -> Array:
-        """Return a copy of a state (B, H) with the sequences where they were."""
-        if self.order is None:
-            return packed.copy()
-        state = np.empty_like(packed)
-        state[self.order] = packed
-        return state
-
-    def states_before(self, states: Array) -> Array:
-        """Return the state before each row, (N, H), from all states of a run, (B + N, H)."""
-        return states[: self.N] if self.order is None else states[self.before]
-
-    def final_state(self, states: Array) -> Array:
-        """Return the state after each sequence's last step, (B, H), from all states of a run."""
-        return states[self.N :] if self.order is None else states[self.last]
-
-    def steps(self, packed: Array) -> list[Array]:
-        """Return one view a step of the rows (N, ...)."""
-        if self.order is None:
-            return list(packed.reshape(self.T, self.B, *packed.shape[1:]))
-        ends = np.cumsum(self.sizes).tolist()
-        return [packed[end - n : end] for n, end in zip(self.sizes, ends, strict=True)]
-
-
-class Weights(NamedTuple):
-    """The parameters of one layer in one direction."""
-
-    ih: Array  # (G*H, in)
-    hh: Array  # (G*H, H)
-    b_ih: Array | None = None  # (G*H,)
-    b_hh: Array | None = None  # (G*H,)
-
-
-class Run(NamedTuple):
-    """What the backward pass of one layer in one direction needs."""
-
-    weights: Weights
-    packing: Packing
-    x: Array  # (N, in), or (N,) integers
-    states: Array  # (B + N, H): the initial ones, then the one that each row leads to
-
-
-def scan(
-    cell: VanillaCell, weights: Weights, packing: Packing, x: Array, h_0: Array
-) -> tuple[Array, Array, Run]:
-    """Run a cell over all steps: one layer, one direction.
-
-    Parameters
-    ----------
-    x : ndarray of shape (N, in) or (N,)
-        Packed input; integers stand for one-hot rows.
-    h_0 : ndarray of shape (B, H), in packed order
-
-    Returns
-    -------
-    output : ndarray of shape (N, H), packed
-        A view of the states that the run holds.
-    h_T : ndarray of shape (B, H), in packed order
-    run : Run
-        For `scan_backward`.
-    """
-    B, H = h_0.shape
-    gates = project(x, weights)  # (N, G*H)
-    dtype = np.result_type(gates, h_0)
-    states = np.empty((B + len(x), H), dtype)
-    states[:B] = h_0
-    before, after = states[:B], packing.steps(states[B:])
-    W = weights.hh.T.astype(dtype, copy=False)  # (H, G*H)
-    hidden = np.empty((B, W.shape[1]), dtype)
-    for gates_t, h_next in zip(packing.steps(gates), after, strict=True):
-        n = len(h_next)
-        hidden_t = np.dot(before[:n], W, out=hidden[:n])  # W_hh h_(t-1)
-        cell.forward(gates_t, hidden_t, h_next)
-        before = h_next
-    return states[B:], packing.final_state(states), Run(weights, packing, x, states)
-
-
-def scan_backward(
-    cell: VanillaCell, run: Run, d_output: Array, d_h_T: Array
-) -> tuple[Array | None, Array, Weights]:
-    """Backpropagate through time: one layer, one direction.
-
-    What reaches h_t is the gradient of its own output plus what step t+1 sends back through W_hh,
-
-        d_h_t = d_output_t + W_hhᵀ d_a_(t+1),    d_a_t = f'(a_t) d_h_t,
-
-    which is linear in d_h. So f' is computed for all steps before the loop, and the gradients of
-    the weights, sums over all steps, are one product each after it.
-
-    Parameters
-    ----------
-    run : Run
-        From `scan`.
-    d_output : ndarray of shape (N, H), packed
-    d_h_T : ndarray of shape (B, H), in packed order
-        Overwritten.
-
-    Returns
-    -------
-    d_x : ndarray of shape (N, in), packed; None for integer input
-    d_h_0 : ndarray of shape (B, H), in packed order
-    grads : Weights
-    """
-    weights, packing, x, states = run
-    h = states[len(d_h_T) :]
-    d_gates = cell.local_derivatives(h)  # (N, G*H), f'(a) until the loop makes it d_a
-    d_h = d_h_T
-    W = weights.hh.astype(d_h.dtype, copy=False)  # (G*H, H)
-    steps = zip(packing.steps(d_gates), packing.steps(d_output), strict=True)
-    for d_gates_t, d_output_t in reversed(list(steps)):
-        d_h_t = d_h[: len(d_output_t)]
-        np.add(d_h_t, d_output_t, out=d_h_t)
-        cell.backward(d_h_t, d_gates_t)
-        np.dot(d_gates_t, W, out=d_h_t)
-
-    d_W_ih, d_x = project_backward(x, weights, d_gates)
-    d_W_hh = d_gates.T @ packing.states_before(states)  # (G*H, H)
-    if weights.b_ih is None:
-        return d_x, d_h, Weights(d_W_ih, d_W_hh)
-    d_b = np.ones(len(d_gates), d_gates.dtype) @ d_gates  # (G*H,), the sum over all steps
-    return d_x, d_h, Weights(d_W_ih, d_W_hh, d_b, d_b.copy())
-
-
-def project(x: Array, weights: Weights) -> Array:
-    """Return the input's half of all gates at once, W_ih x + b_ih + b_hh, (N, G*H)."""
-    bias = 0 if weights.b_ih is None else weights.b_ih + weights.b_hh
-    if x.ndim > 1:
-        return x @ weights.ih.T + bias
-    if len(x) < weights.ih.shape[1]:
-        return weights.ih.T[x] + bias
-    # W_ih times a one-hot vector is a column of W_ih: add the bias to each column once, and gather.
-    return np.add(weights.ih.T, bias, order="C").take(x, axis=0)
-
-
-def project_backward(x: Array, weights: Weights, d_gates: Array) -> tuple[Array, Array | None]:
-    """Return the gradients of W_ih, (G*H, in), and of the input, (N, in); None for integers."""
-    if x.ndim > 1:
-        return d_gates.T @ x, d_gates @ weights.ih
-    num_classes = weights.ih.shape[1]
-    if num_classes <= _ONE_HOT_LIMIT:
-        rows = np.zeros((len(x), num_classes), d_gates.dtype)
-        rows[np.arange(len(x)), x] = 1
-        return d_gates.T @ rows, None
-    # Column v is the sum of the rows whose input is v: sort them by input, and add each group up.
-    order = np.argsort(x, kind="stable")
-    inputs = x[order]
-    starts = np.flatnonzero(np.diff(inputs, prepend=-1))
-    d_W = np.zeros((num_classes, d_gates.shape[1]), d_gates.dtype)
-    d_W[inputs[starts]] = np.add.reduceat(d_gates[order], starts, axis=0)
-    return np.ascontiguousarray(d_W.T), None
 
 
 class Boundary(NamedTuple):
@@ -295,6 +76,7 @@ class Recurrent:
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
+        recurrent_init: str,
         dtype: DTypeLike,
         rng: RandomSource,
     ) -> None:
@@ -312,7 +94,17 @@ class Recurrent:
                 UserWarning,
                 stacklevel=3,
             )
-        self.params: Params = uniform_params(self._shapes(), self.hidden_size, dtype, rng)
+        self.recurrent_init = check.choice("recurrent_init", recurrent_init, tuple(RECURRENT))
+        self.params: Params = self._draw(dtype, check.generator(rng))
+
+    def _draw(self, dtype: DTypeLike, rng: np.random.Generator) -> Params:
+        params = uniform_params(self._shapes(), self.hidden_size, dtype, rng)
+        if self.recurrent_init != "uniform":  # which is what all parameters have
+            for name, value in params.items():
+                if name.startswith("weight_hh"):
+                    for block in np.split(value, self.cell.num_gates):
+                        block[...] = RECURRENT[self.recurrent_init](self.hidden_size, rng)
+        return params
 
     @property
     def num_directions(self) -> int:
@@ -330,6 +122,17 @@ class Recurrent:
         for k in range(self.num_layers):
             grid, h[k], _ = self._layer(k, grid, h[k], packings)
         return np.ascontiguousarray(boundary.leave(grid)), boundary.leave_state(h)
+
+    def layer_outputs(
+        self, x: ArrayLike, state: ArrayLike | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, Array]:
+        """Return the outputs of all layers, (L, T, B, D*H), and the final state, for inference."""
+        grid, h, packings, boundary = self._enter(x, state, lengths)
+        outputs = []
+        for k in range(self.num_layers):
+            grid, h[k], _ = self._layer(k, grid, h[k], packings)
+            outputs.append(boundary.leave(grid))
+        return np.stack(outputs), boundary.leave_state(h)
 
     def forward(
         self,
@@ -493,7 +296,11 @@ class Recurrent:
         if T == 0:
             raise ValueError(f"x must have at least one time step; got shape {given.shape}")
         if lengths is not None:
-            lengths = self._check_lengths(lengths, T, B, boundary)
+            if boundary.unbatched:
+                raise ValueError(
+                    "lengths need a batch: give x a batch axis, or cut it to its length"
+                )
+            lengths = check.lengths("lengths", lengths, T, B)
         h_0 = self._check_state("state", state, B, boundary)
         packings = [Packing(T, B, lengths, reverse=d == 1) for d in range(self.num_directions)]
         return grid, h_0, packings, boundary
@@ -513,17 +320,6 @@ class Recurrent:
         check.shape("x", given, f"({batch}, {size}) or, without a batch, (T, {size})", fits)
         check.same_precision("x", given, self._dtype)
         return given, 3
-
-    def _check_lengths(self, lengths: ArrayLike, T: int, B: int, boundary: Boundary) -> Array:
-        given = check.array("lengths", lengths)
-        if boundary.unbatched:
-            raise ValueError("lengths need a batch: give x a batch axis, or cut it to its length")
-        if given.dtype.kind not in "iu" and given.size:
-            raise TypeError(f"lengths must be integers, got dtype {given.dtype}")
-        check.shape("lengths", given, f"(B={B},)", given.shape == (B,))
-        if B and (given.min() < 0 or given.max() > T):
-            raise ValueError(f"lengths must be in 0 .. T={T}, got {given.min()} to {given.max()}")
-        return given.astype(np.intp)
 
     def _check_state(self, name: str, state: ArrayLike | None, B: int, boundary: Boundary) -> Array:
         """Return a copy of a state, or zeros for None, as (L, D, B, H)."""
@@ -569,6 +365,7 @@ class Recurrent:
             "batch_first": (self.batch_first, False),
             "dropout": (self.dropout, 0.0),
             "bidirectional": (self.bidirectional, False),
+            "recurrent_init": (self.recurrent_init, "uniform"),
             "dtype": (self._dtype.name, "float32"),
         }
 
@@ -610,10 +407,14 @@ class RNN(Recurrent):
         where `forward` is given a Generator.
     bidirectional : bool, default False
         Whether each layer also reads the sequence backwards; then D = 2.
+    recurrent_init : {"uniform", "orthogonal", "identity", "xavier"}, default "uniform"
+        How weight_hh is drawn: as all parameters, U(-1/√H, 1/√H); a random rotation (Saxe et al.
+        2014); the identity, meant for "relu" (Le et al. 2015); U(-√(3/H), √(3/H)) (Glorot and
+        Bengio 2010).
     dtype : {float32, float64}, default float32
         Type of the parameters, and of everything computed with them.
     rng : Generator or int, optional
-        Draws the parameters from U(-1/√H, 1/√H).
+        Draws the parameters.
 
     Attributes
     ----------
@@ -645,6 +446,7 @@ class RNN(Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        recurrent_init: str = "uniform",
         dtype: DTypeLike = np.float32,
         rng: RandomSource = None,
     ) -> None:
@@ -659,12 +461,118 @@ class RNN(Recurrent):
             batch_first,
             dropout,
             bidirectional,
+            recurrent_init,
             dtype,
             rng,
         )
 
     def _arguments(self) -> dict[str, tuple[Any, Any]]:
         return {"nonlinearity": (self.nonlinearity, "tanh")} | super()._arguments()
+
+
+class RNNCell:
+    """One step of `RNN`, with the parameters of `torch.nn.RNNCell`, for loops of one's own.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias : bool, default True
+    nonlinearity : {"tanh", "relu"}, default "tanh"
+    recurrent_init, dtype, rng
+        As in `RNN`.
+
+    Attributes
+    ----------
+    params : dict
+        ``weight_ih`` (H, I), ``weight_hh`` (H, H), ``bias_ih`` and ``bias_hh`` (H,).
+
+    Examples
+    --------
+    >>> cell = RNNCell(5, 3, rng=0)
+    >>> output, state, cache = cell.forward(np.ones((2, 5), np.float32))
+    >>> d_x, d_state_0, grads = cell.backward(np.ones_like(output), None, cache)
+    >>> output.shape, bool((output == state).all()), d_x.shape
+    ((2, 3), True, (2, 5))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        recurrent_init: str = "uniform",
+        dtype: DTypeLike = np.float32,
+        rng: RandomSource = None,
+    ) -> None:
+        self._steps = RNN(
+            input_size,
+            hidden_size,
+            nonlinearity=nonlinearity,
+            bias=bias,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
+        )
+        self.params = {key.removesuffix("_l0"): v for key, v in self._steps.params.items()}
+
+    def __repr__(self) -> str:
+        """Show every argument that is not the default."""
+        return repr(self._steps).replace("RNN(", "RNNCell(")
+
+    def __call__(self, x: ArrayLike, state: ArrayLike | None = None) -> tuple[Array, Array]:
+        """Return the output and the new state, which are the same numbers."""
+        return self.forward(x, state)[:2]
+
+    def forward(self, x: ArrayLike, state: ArrayLike | None = None) -> tuple[Array, Array, Cache]:
+        """Take a step.
+
+        Parameters
+        ----------
+        x : array_like
+            Vectors, shape (B, I), or integers for one-hot vectors, shape (B,). Without a batch (I,)
+            or a single integer.
+        state : array_like of float, shape (B, H) or (H,), optional
+            Zeros without it.
+
+        Returns
+        -------
+        output, state : ndarrays of shape (B, H) or (H,)
+            The same numbers, h_t = f(W_ih x + b_ih + W_hh h_(t-1) + b_hh).
+        cache : Cache
+            For `backward`.
+        """
+        one_step = check.array("x", x)[None]
+        state = None if state is None else check.float_array("state", state)[None]
+        output, final, cache = self._layer().forward(one_step, state)
+        return output[0], final[0], cache
+
+    def backward(
+        self, d_output: ArrayLike | None, d_state: ArrayLike | None, cache: Cache
+    ) -> tuple[Array | None, Array, Params]:
+        """Return d_x (None for integers), d_state_0, and the gradients of the parameters."""
+        if d_output is not None:
+            d_output = check.float_array("d_output", d_output)[None]
+        if d_state is not None:
+            d_state = check.float_array("d_state", d_state)[None]
+        d_x, d_state_0, grads = self._layer().backward(d_output, d_state, cache)
+        named = {key.removesuffix("_l0"): gradient for key, gradient in grads.items()}
+        return (None if d_x is None else d_x[0]), d_state_0[0], named
+
+    def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
+        """Return the same cell over other arrays, which are used as they are, not copied."""
+        cell = copy.copy(self)
+        shapes = {key: value.shape for key, value in self.params.items()}
+        cell.params = check.params("params", params, shapes)
+        return cell
+
+    def _layer(self) -> RNN:
+        """Return the layer whose only step is this one, over the arrays that `params` holds now."""
+        layer = copy.copy(self._steps)
+        layer.params = {f"{key}_l0": value for key, value in self.params.items()}
+        return layer
 
 
 def dropout_mask(grid: Array, probability: float, rng: np.random.Generator) -> Array:
