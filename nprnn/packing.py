@@ -62,7 +62,7 @@ class Packing:
     def pack(self, grid: Array) -> Array:
         """Return the valid steps of a grid (T, B, ...) as rows (N, ...), C-contiguous."""
         flat = np.ascontiguousarray(grid.reshape(self.T * self.B, *grid.shape[2:]))
-        return flat if self.rows is None else flat[self.rows]
+        return flat if self.rows is None else flat.take(self.rows, axis=0)
 
     def unpack(self, packed: Array) -> Array:
         """Return the grid (T, B, ...) of the rows (N, ...), 0 where there is no valid step."""
@@ -86,7 +86,7 @@ class Packing:
 
     def states_before(self, states: Array) -> Array:
         """Return the state before each row, (N, H), from all states of a run, (B + N, H)."""
-        return states[: self.N] if self.order is None else states[self.before]
+        return states[: self.N] if self.order is None else states.take(self.before, axis=0)
 
     def final_state(self, states: Array) -> Array:
         """Return the state after each sequence's last step, (B, H), from all states of a run."""

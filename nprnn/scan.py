@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from .cells import VanillaCell
     from .packing import Packing
 
+# The allocator of glibc hands memory back to the system whenever more than twice its largest freed
+# block lies idle, and every array of the next step is paid for again, page by page: up to a quarter
+# of a training step. Freeing one block, which is never touched, raises the limit to 64 MB for the
+# process. Other allocators take no notice.
+np.empty(31 << 20, np.uint8)
+
 # Up to about this many classes a product with one-hot rows takes less time than sorting.
 _ONE_HOT_LIMIT = 100
 
