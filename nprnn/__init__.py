@@ -1,5 +1,8 @@
 """Recurrent neural networks in pure NumPy, with every gradient derived by hand and proved."""
 
+import importlib
+from typing import Any
+
 from . import gradcheck
 from ._validation import NonFiniteError
 from .batching import random_batches, sequential_batches
@@ -41,3 +44,10 @@ __all__ = [
     "train",
     "unpad_sequences",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the modules that few programs need when they are first asked for."""
+    if name in ("interop", "weights"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -73,13 +73,13 @@ class Packing:
         return flat.reshape(self.T, self.B, *packed.shape[1:])
 
     def pack_state(self, state: Array) -> Array:
-        """Return a copy of a state (B, H), the longest sequence first."""
-        return state.copy() if self.order is None else state[self.order]
+        """Return a state (B, H) with the longest sequence first; the same array if it is so."""
+        return state if self.order is None else state[self.order]
 
     def unpack_state(self, packed: Array) -> Array:
-        """Return a copy of a state (B, H) with the sequences where they were."""
+        """Return a state (B, H) with the sequences where they were; the same array if they are."""
         if self.order is None:
-            return packed.copy()
+            return packed
         state = np.empty_like(packed)
         state[self.order] = packed
         return state

@@ -302,6 +302,8 @@ class Recurrent:
                 )
             lengths = check.lengths("lengths", lengths, T, B)
         h_0 = self._check_state("state", state, B, boundary)
+        if given.dtype.kind == "c":
+            h_0 = h_0.astype(np.result_type(h_0, given), copy=False)
         packings = [Packing(T, B, lengths, reverse=d == 1) for d in range(self.num_directions)]
         return grid, h_0, packings, boundary
 

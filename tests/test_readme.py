@@ -15,7 +15,8 @@ PYTHON = [code for language, code in BLOCKS if language == "python"]
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.split("\n")[3])
-def test_python_blocks_run(code, capsys):
+def test_python_blocks_run(code, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     exec(compile(code, str(README), "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out
     for promised in re.findall(r"print\(.*\)  # (.*)$", code, re.MULTILINE):

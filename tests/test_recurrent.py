@@ -427,6 +427,16 @@ def test_relu_passes_nan_and_infinities_on():
         np.testing.assert_array_equal(layer(np.array([[[value]]]))[0][0, 0, 0], expected)
 
 
+def test_relu_branches_on_the_real_part():
+    """At 0 the derivative is 0, for the complex step as for the backward pass."""
+    layer = RNN(1, 1, nonlinearity="relu", bias=False, dtype=np.float64)
+    layer = layer.with_params({"weight_ih_l0": np.ones((1, 1)), "weight_hh_l0": np.zeros((1, 1))})
+    for value, expected in [(1j, 0), (-1e-30 + 1j, 0), (1e-30 - 1j, 1e-30 - 1j)]:
+        np.testing.assert_array_equal(layer(np.array([[[value]]]))[0][0, 0, 0], expected)
+    output, _, cache = layer.forward(np.zeros((1, 1, 1)))
+    assert layer.backward(np.ones_like(output), None, cache)[0] == 0
+
+
 def test_with_params_shares_the_arrays_and_leaves_the_layer_alone():
     layer = RNN(2, 3, rng=0)
     own = dict(layer.params)
