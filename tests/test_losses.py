@@ -125,6 +125,7 @@ Z = np.zeros((2, 3))
         (lambda: softmax_cross_entropy(Z, [0, 1], [1]), ValueError, ["mask", "(2,)", "(1,)"]),
         (lambda: softmax_cross_entropy(Z, [0, 1], [0, 0]), ValueError, ["mask", "no position"]),
         (lambda: softmax_cross_entropy(Z, [0, 1], [0, 0.5]), ValueError, ["mask", "1 and 0"]),
+        (lambda: mean_squared_error(1.0, 1.0), ValueError, ["prediction", "(..., K)", "()"]),
         (lambda: mean_squared_error(Z, Z[:1]), ValueError, ["target", "(2, 3)", "(1, 3)"]),
         (lambda: mean_squared_error(Z, Z.astype("f")), TypeError, ["target", "float32"]),
         (lambda: mean_squared_error(Z, Z, [1]), ValueError, ["mask", "(2,)"]),

@@ -89,6 +89,20 @@ def test_relu_gradients_agree_with_the_complex_step(case):
     check_gradients(case.loss, case.variables(), case.gradients(), method="complex", rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["x", "state", "weight_ih_l0", "bias_hh_l0"])
+def test_the_complex_step_on_one_argument_alone(name):
+    rng = np.random.default_rng(0)
+    case = make_case(
+        rng, 4, 3, np.array([4, 0, 2]), False, None, input_size=2, hidden_size=3, bidirectional=True
+    )
+    gradient = case.gradients()[name]
+    variables = case.variables()
+    direction = rng.normal(size=gradient.shape)
+    moved = {**variables, name: variables[name] + 1e-30j * direction}
+    slope = case.loss(moved).imag / 1e-30
+    assert slope == pytest.approx((gradient * direction).sum(), rel=1e-12)
+
+
 def step_away_from_kinks(case):
     """Make every pre-activation so large that a step of 1e-5 does not cross 0.
 
