@@ -87,6 +87,15 @@ def test_the_facts_about_a_wrong_gradient():
     )
 
 
+def test_relative_errors_are_in_units_of_the_largest_entry():
+    params = {"w": np.array([1.0, 2.0])}
+    grads = {"w": np.array([1.0, 4.0])}  # of Σ w², the first should be 2
+    report = check_gradients(lambda p: (p["w"] ** 2).sum(), params, grads, method="complex", atol=2)
+    (row,) = report.rows
+    assert (row.error, row.scale, row.relative) == (1.0, 4.0, 0.25)
+    assert (row.where, row.analytic, row.numeric, row.wrong) == ((0,), 1.0, 2.0, 0)
+
+
 def test_a_nan_in_a_gradient_is_an_error():
     params = {"w": np.ones(2)}
     for method in METHODS:

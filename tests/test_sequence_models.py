@@ -188,6 +188,7 @@ def test_a_forecast_feeds_its_predictions_back():
     model = SequenceRegressor(2, 5, 2, num_layers=2, dtype=np.float64, rng=0)
     x = np.random.default_rng(1).normal(size=(6, 3, 2))
     path = model.forecast(x, 4)
+    assert path.shape == (4, 3, 2)
     grown = x
     for step in range(4):
         prediction, _ = model(grown)
