@@ -182,8 +182,11 @@ class Probe:
 
     @property
     def noise(self) -> float:
-        """What the rounding of the loss itself can make of a difference quotient."""
-        return 16 * _EPSILON * float(abs(self.value)) / _DIFFERENCE_STEP
+        """What rounding on the way to the loss can make of a difference quotient.
+
+        A small loss comes from numbers around 1 all the same: ln(1 + 1e-5) has the error of the 1.
+        """
+        return 8 * _EPSILON * (1 + float(abs(self.value))) / _DIFFERENCE_STEP
 
     def at(self, changed: Params) -> Any:
         """Return the loss with some parameters replaced; complex if one of them is."""

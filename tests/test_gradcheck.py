@@ -112,6 +112,14 @@ def test_zero_gradients_and_empty_parameters_pass():
         check_gradients(lambda p: (p["used"] ** 2).sum(), params, grads, method=method)
 
 
+def test_rounding_on_the_way_to_a_small_loss_is_no_error():
+    """ln(1 + exp(-x)) for a large x: its value and its derivative are as small as each other."""
+    for x in np.linspace(8, 16, 50):
+        params, grads = {"x": np.array(x)}, {"x": np.array(-1 / (1 + np.exp(x)))}
+        for method in METHODS:
+            check_gradients(lambda p: np.log(1 + np.exp(-p["x"])), params, grads, method=method)
+
+
 def test_rounding_in_a_large_loss_is_no_error():
     params = {"w": np.full(3, 0.1)}
     for method in METHODS:
