@@ -65,7 +65,7 @@ def softmax_cross_entropy(
     at_target = shifted[np.arange(len(places)), places]  # (N,)
     probabilities = np.exp(shifted, out=shifted)
     totals = probabilities.sum(axis=1, keepdims=True)  # (N, 1)
-    loss = _mean(np.log(totals[:, 0]) - at_target)
+    loss = (np.log(totals[:, 0]) - at_target).mean()
 
     # d_o = (p - one_hot(target)) / N
     scale = 1 / len(places)
@@ -106,7 +106,7 @@ def mean_squared_error(
         raise ValueError("prediction is empty: the mean over nothing is undefined")
     width = (-1, guess.shape[-1])
     error = guess.reshape(width)[chosen] - truth.reshape(width)[chosen]  # (N, K)
-    loss = _mean((error * error).ravel())
+    loss = (error * error).mean()
     return loss, _spread(error * (2 / error.size), chosen, guess.shape)
 
 
@@ -124,12 +124,6 @@ def _chosen(mask: ArrayLike | None, positions: tuple[int, ...]) -> Any:
     if not len(chosen):
         raise ValueError("mask leaves no position: the mean over nothing is undefined")
     return chosen
-
-
-def _mean(values: Array) -> Any:
-    """Return the mean in the values' dtype, added up in double precision."""
-    total = values.sum(dtype=np.result_type(values, np.float64))
-    return values.dtype.type(total / len(values))
 
 
 def _spread(rows: Array, chosen: Any, shape: tuple[int, ...]) -> Array:

@@ -89,6 +89,16 @@ def test_cross_entropy_does_not_change_its_arguments_and_keeps_float32():
     assert not np.shares_memory(d_logits, logits)
 
 
+def test_the_mean_of_many_single_precision_losses_is_exact():
+    """Added up in single precision it would be off by some 1e-5."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(400_000, 2)).astype(np.float32)
+    targets = rng.integers(0, 2, 400_000)
+    loss, _ = softmax_cross_entropy(logits, targets)
+    expected, _ = softmax_cross_entropy(logits.astype(np.float64), targets)
+    assert loss == pytest.approx(float(expected), rel=2e-7)
+
+
 @settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), seeds, st.booleans())
 def test_mean_squared_error(rows, width, seed, masked):

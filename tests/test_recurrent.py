@@ -171,7 +171,8 @@ def test_integers_equal_one_hot_vectors_for_a_large_vocabulary():
     """Above a limit the gradient is summed by sorting; also where a class never occurs."""
     rng = np.random.default_rng(3)
     layer = RNN(300, 5, dtype=np.float64, rng=rng)
-    ids = rng.integers(10, 290, (40, 6))
+    ids = rng.integers(0, 290, (40, 6))
+    ids[0, :2] = 0, 289
     output, _, cache = layer.forward(ids)
     _, _, other_cache = layer.forward(one_hot(ids, 300, np.float64))
     upstream = rng.normal(size=output.shape)
@@ -320,6 +321,20 @@ def test_absent_state_and_gradients_are_zeros():
         np.testing.assert_array_equal(short[1], full[1])
         for name in full[2]:
             np.testing.assert_array_equal(short[2][name], full[2][name])
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases())
+def test_backward_is_linear_for_complex_gradients_too(case):
+    _, _, cache = case.forward()
+    real, imaginary = (
+        case.layer.backward(d_output, d_state, cache)
+        for d_output, d_state in [(case.d_output, None), (case.d_output * 2, None)]
+    )
+    both = case.layer.backward(case.d_output * (1 + 2j), None, cache)
+    assert_same(both[1], real[1] + 1j * imaginary[1])
+    for name, gradient in both[2].items():
+        assert_same(gradient, real[2][name] + 1j * imaginary[2][name])
 
 
 def test_unbatched_equals_a_batch_of_one():
