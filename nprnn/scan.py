@@ -106,8 +106,9 @@ def scan_backward(
     """
     weights, packing, x, states = run
     h = states[len(d_h_T) :]
-    d_gates = cell.local_derivatives(h)  # (N, G*H), f'(a) until the loop makes it d_a
     d_h = d_h_T
+    d_gates = cell.local_derivatives(h)  # (N, G*H), f'(a) until the loop makes it d_a
+    d_gates = d_gates.astype(d_h.dtype, copy=False)
     W = weights.hh.astype(d_h.dtype, copy=False)  # (G*H, H)
     steps = zip(packing.steps(d_gates), packing.steps(d_output), strict=True)
     for d_gates_t, d_output_t in reversed(list(steps)):
