@@ -120,7 +120,8 @@ def _windows(
 def _checked(tokens: ArrayLike, batch_size: int, num_steps: int) -> tuple[Array, int, int]:
     batch_size = check.integer("batch_size", batch_size)
     num_steps = check.integer("num_steps", num_steps)
-    sequence = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
+    # A memory map stays one.
+    sequence = tokens if isinstance(tokens, np.ndarray) else check.array("tokens", tokens)
     if sequence.dtype.kind not in "iu" and sequence.size:
         raise TypeError(f"tokens must be an array of integers, got dtype {sequence.dtype}")
     check.shape("tokens", sequence, "(N,)", sequence.ndim == 1)

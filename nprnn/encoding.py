@@ -54,7 +54,10 @@ def one_hot(indices: ArrayLike, num_classes: int, dtype: DTypeLike = np.float32)
     """
     num_classes = check.integer("num_classes", num_classes)
     places = check.index_array("indices", indices, num_classes, "num_classes")
-    vectors = np.zeros((*places.shape, num_classes), dtype)
+    try:
+        vectors = np.zeros((*places.shape, num_classes), dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype must be one of NumPy's, got {dtype!r}: {error}") from None
     np.put_along_axis(vectors, places[..., None].astype(np.intp, copy=False), 1, axis=-1)
     return vectors
 
@@ -114,9 +117,11 @@ class Vocabulary:
         self.frequencies = _count(tokens)
         kept = [token for token, count in self.frequencies.items() if count >= min_freq]
         special = [] if unknown is None else [unknown]
-        if isinstance(reserved, str):
-            raise TypeError(f"reserved must be a sequence of tokens, got the string {reserved!r}")
+        if isinstance(reserved, str) or not isinstance(reserved, Iterable):
+            raise TypeError(f"reserved must be a sequence of tokens, got {reserved!r}")
         special += reserved
+        if not all(isinstance(token, Hashable) for token in special):
+            raise TypeError(f"unknown and reserved must be hashable tokens, got {special!r}")
         if len(set(special)) < len(special):
             raise ValueError(f"unknown and reserved must be distinct tokens, got {special!r}")
         regular = _in_order(token for token in kept if token not in set(special))
@@ -246,7 +251,10 @@ def read_text(path: str | PathLike[str] | None = None) -> str:
         from pydoc_data.topics import topics  # half a megabyte that few need
 
         return "\n\n".join(topics[name] for name in sorted(topics))
-    name = fspath(path)
+    try:
+        name = fspath(path)
+    except TypeError:
+        raise TypeError(f"path must be a str or path-like, got {type(path).__name__}") from None
     try:
         with open(name, "rb") as file:
             data = file.read()
@@ -272,7 +280,7 @@ def read_text(path: str | PathLike[str] | None = None) -> str:
 def _count(tokens: str | Iterable[Hashable]) -> Counter[Any]:
     if not isinstance(tokens, str):
         try:
-            return Counter(tokens)
+            return Counter(iter(tokens))
         except TypeError as error:
             raise TypeError(
                 f"tokens must be a str or an iterable of hashable tokens: {error}"

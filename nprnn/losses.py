@@ -61,7 +61,9 @@ def softmax_cross_entropy(
 
     # ln p = o - max o - ln Σ exp(o - max o). The maximum is that of the real part: it is a constant
     # that cancels, and so has no derivative to carry.
-    shifted = rows - rows.real.max(axis=1, keepdims=True)  # (N, V)
+    # Infinite or unrepresentably distant logits make the loss NaN or infinite, without a warning.
+    with np.errstate(invalid="ignore", over="ignore"):
+        shifted = rows - rows.real.max(axis=1, keepdims=True)  # (N, V)
     at_target = shifted[np.arange(len(places)), places]  # (N,)
     probabilities = np.exp(shifted, out=shifted)
     totals = probabilities.sum(axis=1, keepdims=True)  # (N, 1)

@@ -110,7 +110,13 @@ def _refuse_non_finite(grads: Mapping[str, Array]) -> None:
     raise NonFiniteError("gradients left as they were: " + "; ".join(faults))
 
 
+def _check_dict(name: str, arrays: Any) -> None:
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{name} must be a dict of arrays, got {type(arrays).__name__}")
+
+
 def _check_writable(grads: Mapping[str, Array]) -> None:
+    _check_dict("grads", grads)
     for name, gradient in grads.items():
         if not isinstance(gradient, np.ndarray) or gradient.dtype.kind != "f":
             kind = getattr(gradient, "dtype", type(gradient).__name__)
@@ -163,6 +169,7 @@ class SGD:
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
+        _check_dict("params", params)
         self.params = params
         for name, value in params.items():
             if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
@@ -213,6 +220,7 @@ class SGD:
         return gradient + self.momentum * buffer if self.nesterov else buffer
 
     def _check_fit(self, grads: Mapping[str, Array]) -> None:
+        _check_dict("grads", grads)
         faults = [f"missing {key}" for key in self.params if key not in grads]
         faults += [f"unexpected {key}" for key in grads if key not in self.params]
         if faults:

@@ -342,6 +342,10 @@ class Recurrent:
         if not isinstance(cache, Cache):
             raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
         boundary, run = cache.boundary, cache.layers[-1].runs[0]
+        made = (len(cache.layers), len(cache.layers[-1].runs), run.states.shape[1])
+        own = (self.num_layers, self.num_directions, self.hidden_size)
+        if made != own:
+            raise ValueError(f"cache must come from this layer, (L, D, H) = {own}; got {made}")
         T, B = run.packing.T, run.packing.B
         d_h = self._check_state("d_state", d_state, B, boundary)
         grid_shape = (T, B, self.num_directions * self.hidden_size)

@@ -148,7 +148,7 @@ def train(
     >>> record.step, record.perplexity < 1.1
     (540, True)
     """
-    sequence = np.asarray(tokens) if not isinstance(tokens, np.ndarray) else tokens
+    sequence = tokens if isinstance(tokens, np.ndarray) else check.array("tokens", tokens)
     batches_of = {"sequential": sequential_batches, "random": random_batches}
     make_batches = batches_of[check.choice("order", order, tuple(batches_of))]
     make_batches(sequence, batch_size, num_steps, rng=0)  # refuses what does not fit, before a step
@@ -162,6 +162,8 @@ def train(
     check.choice("per", per, ("epoch", "step"))
     if optimizer is None:
         optimizer = SGD(model.params, lr=1.0)
+    elif not callable(getattr(optimizer, "step", None)) or not hasattr(optimizer, "lr"):
+        raise TypeError(f"optimizer must have a method step and an attribute lr, got {optimizer!r}")
     if lr is not None and not callable(lr):
         optimizer.lr = check.real("lr", lr, "[0, inf)")
     rng = check.generator(rng)

@@ -115,8 +115,9 @@ def test_too_few_tokens_name_sizes_that_work(batches, batch_size, num_steps, mis
         ((np.arange(99), 2.0, 5), TypeError, ["batch_size", "integer"]),
         ((np.arange(99.0), 2, 5), TypeError, ["tokens", "integers", "float64"]),
         ((np.ones((9, 9), int), 2, 5), ValueError, ["tokens", "(N,)", "(9, 9)"]),
-        (("text", 2, 5), TypeError, ["tokens", "integers"]),
+        (("text", 2, 5), TypeError, ["tokens", "numbers"]),
         (([], 2, 5), ValueError, ["tokens", "too few"]),
+        (([[1], [2, 3]], 2, 5), TypeError, ["tokens", "array"]),
     ],
 )
 def test_wrong_arguments_are_refused_at_the_call(batches, arguments, error, words):

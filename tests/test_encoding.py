@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nprnn import Vocabulary, one_hot
+from nprnn import Vocabulary, one_hot, read_text
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.sampled_from([np.float32, np.float64, bool]))
@@ -37,6 +37,7 @@ def test_one_hot_adds_an_axis_at_the_end(shape):
         ("ab", 3, TypeError, ["indices", "numbers"]),
         ([0], 0, ValueError, ["num_classes", "at least 1"]),
         ([0], 2.5, TypeError, ["num_classes", "integer"]),
+        (None, 2, TypeError, ["indices", "numbers"]),
     ],
 )
 def test_one_hot_refuses(indices, num_classes, error, words):
@@ -121,6 +122,9 @@ def test_every_code_point_can_be_encoded():
     [
         (lambda: Vocabulary("ab", min_freq=0), ValueError, ["min_freq", "at least 1"]),
         (lambda: Vocabulary(5), TypeError, ["tokens", "iterable"]),
+        (lambda: Vocabulary(None), TypeError, ["tokens", "iterable"]),
+        (lambda: Vocabulary("ab", reserved=None), TypeError, ["reserved", "None"]),
+        (lambda: Vocabulary("ab", unknown=["x"]), TypeError, ["unknown", "hashable"]),
         (lambda: Vocabulary([["a"]]), TypeError, ["tokens", "hashable"]),
         (lambda: Vocabulary("ab", reserved="xy"), TypeError, ["reserved", "'xy'"]),
         (lambda: Vocabulary("ab", unknown="x", reserved=["x"]), ValueError, ["distinct"]),
@@ -155,6 +159,13 @@ def test_the_order_does_not_depend_on_hashing():
         for seed in range(3)
     }
     assert runs == {b"['machine', 'the', 'time']\n"} or runs == {b"['machine', 'the', 'time']\r\n"}
+
+
+def test_odd_arguments_are_named():
+    with pytest.raises(TypeError, match="dtype must be one of NumPy's, got 'nope'"):
+        one_hot([0], 2, "nope")
+    with pytest.raises(TypeError, match="path must be a str or path-like, got int"):
+        read_text(5)
 
 
 def test_repr_is_short():

@@ -76,6 +76,20 @@ def test_cross_entropy_of_huge_logits(dtype, size):
     )
 
 
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        ([np.nan, 1], np.nan),
+        ([np.inf, 1], np.nan),
+        ([1, -np.inf], np.inf),
+        ([3e38, -3e38], np.inf),  # further apart than float32 reaches
+    ],
+)
+def test_logits_that_are_no_numbers_give_a_loss_that_is_none(logits, expected):
+    loss, _ = softmax_cross_entropy(np.array([logits], np.float32), [1])
+    np.testing.assert_equal(float(loss), expected)
+
+
 def test_cross_entropy_does_not_change_its_arguments_and_keeps_float32():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 4)).astype(np.float32)

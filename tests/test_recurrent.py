@@ -546,6 +546,11 @@ CACHE = LAYER.forward(X)[2]
         (lambda: LAYER.backward(None, X, CACHE), ValueError, ["d_state", "(L*D=4, B=2, H=5)"]),
         (lambda: LAYER.backward(None, None, X), TypeError, ["cache", "forward", "ndarray"]),
         (
+            lambda: RNN(3, 4, 2).backward(None, None, CACHE),
+            ValueError,
+            ["cache", "(L, D, H) = (2, 1, 4)", "(2, 2, 5)"],
+        ),
+        (
             lambda: LAYER.backward(np.zeros((4, 2, 10)), None, CACHE),
             TypeError,
             ["d_output", "float64", "float32"],

@@ -164,6 +164,7 @@ def test_perplexity_of_a_huge_loss_is_infinite():
         ({"validation": [1]}, ValueError, ["validation", "at least 2"]),
         ({"validation": [1, 5]}, ValueError, ["validation", "vocab_size-1 = 4"]),
         ({"rng": "x"}, TypeError, ["rng"]),
+        ({"optimizer": "sgd"}, TypeError, ["optimizer", "step", "'sgd'"]),
         ({"tokens": [5] * 400}, ValueError, ["tokens", "vocab_size-1 = 4", "5"]),
         ({"tokens": [0.5] * 400}, TypeError, ["tokens", "integers"]),
     ],
