@@ -184,13 +184,13 @@ def train_epoch(net, batches, lr, use_random_iter):
 
 
 def train(net, corpus, vocab, lr, num_epochs, use_random_iter=False, rng=None):
-    """Train, and say every 50 epochs how it goes."""
+    """Train, and say ten times how it goes."""
     rng = np.random.default_rng(rng)
     cut = nprnn.random_batches if use_random_iter else nprnn.sequential_batches
     for epoch in range(1, num_epochs + 1):
         batches = cut(corpus, batch_size=32, num_steps=35, rng=rng)
         perplexity, speed = train_epoch(net, batches, lr, use_random_iter)
-        if epoch % 50 == 0 or epoch == num_epochs:
+        if epoch % max(1, num_epochs // 10) == 0 or epoch == num_epochs:
             text = predict("time traveller", 30, net, vocab)
             print(f"  epoch {epoch:3}  perplexity {perplexity:6.2f}  {text}", flush=True)
     print(f"perplexity {perplexity:.1f}, {speed:.1f} tokens/sec")
@@ -287,7 +287,10 @@ def main(arguments=None):
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     try:
         corpus, vocab = load_corpus(nprnn.read_text(options.file), max_tokens=10_000)
-        next(nprnn.sequential_batches(corpus, 32, 35))
+        if len(corpus) < 2000:
+            raise ValueError(
+                f"too few letters, {len(corpus)}: the chapter keeps A to Z and needs 2000"
+            )
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 

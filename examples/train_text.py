@@ -44,12 +44,9 @@ def main(arguments=None):
     model = nprnn.LanguageModel(len(vocabulary), options.hidden_size, rng=options.seed)
     introduce(options, vocabulary, training, validation, model)
     try:
-        fit(options, model, training, validation)
-    except KeyboardInterrupt:
-        note("\nstopped; going on with what has been learned")
+        loss = fit(options, model, training, validation)
     except nprnn.NonFiniteError as error:
         return complain(f"training diverged, try a lower --lr than {options.lr:g}: {error}")
-    loss = nprnn.evaluate(model, validation)
     compare(loss, text[-len(validation) :], len(vocabulary))
     write(options, model, vocabulary, prefix)
     return 0
@@ -141,10 +138,10 @@ def fit_batches(options, num_tokens):
     """Make the batches small enough for the text, and say so; settle the number of steps."""
     if num_tokens < 50_000:
         note(
-            f"warning: {num_tokens} characters to train on are few; expect the network to repeat "
-            "them rather than to write (some 100,000 make words, a million sentences)"
+            f"warning: {num_tokens} characters to train on are few; what it writes will hardly be "
+            "words (some 100,000 make words, a million sentences)"
         )
-    steps = min(options.num_steps, num_tokens - 1)
+    steps = min(options.num_steps, max(1, (num_tokens - 1) // 4))
     # At least a few steps an epoch, or the epochs pass without anything being learned.
     batch = max(1, min(options.batch_size, (num_tokens - 1) // (4 * steps)))
     if (batch, steps) != (options.batch_size, options.num_steps):
@@ -153,7 +150,8 @@ def fit_batches(options, num_tokens):
             f"{options.num_steps}; using {batch} times {steps}"
         )
     options.batch_size, options.num_steps = batch, steps
-    steps_an_epoch = (num_tokens - steps) // (batch * steps)  # after the longest random offset
+    # What is left after the longest random offset, but there is always one.
+    steps_an_epoch = max(1, (num_tokens - steps) // (batch * steps))
     if "epochs" in options:
         options.total_steps = options.epochs * steps_an_epoch
     else:
@@ -171,13 +169,13 @@ def introduce(options, vocabulary, training, validation, model):
     )
     note(
         f"{options.hidden_size} units, {size} parameters; {options.total_steps} steps of "
-        f"{options.batch_size} x {options.num_steps} characters, {options.epochs} epochs, at most "
+        f"{options.batch_size} x {options.num_steps} characters, up to {options.epochs} epochs or "
         f"{options.max_seconds:g} s"
     )
 
 
 def fit(options, model, training, validation):
-    """Train to the end, show how it goes, and leave the best weights in the model."""
+    """Train to the end, or to Ctrl-C; leave the best weights in the model, return their loss."""
     epochs, total = options.epochs, options.total_steps
     warm_up = min(WARM_UP, total // 10 + 1)
 
@@ -201,14 +199,23 @@ def fit(options, model, training, validation):
         per="step",
         rng=options.seed,
     )
-    progress, best = Progress(total), Best(model)
+    progress, best = Progress(total, options.max_seconds), Best(model)
+    epoch, loss = 1, None
     try:
         for record in records:
             progress.show(record)
-            best.consider(record)
-    finally:
+            epoch, loss = record.epoch, record.validation_loss
+            if loss is not None:
+                best.consider(epoch, loss)
         progress.flush()
-        best.restore()
+        if record.step < total:
+            note(f"the {options.max_seconds:g} s are over")
+    except KeyboardInterrupt:
+        note("\nstopped; going on with what has been learned")
+        best.consider(epoch, nprnn.evaluate(model, validation))
+    if best.epoch < epoch:
+        note(f"going back to the weights after epoch {best.epoch}, the best on the held-out text")
+    return best.restore()
 
 
 class Best:
@@ -216,25 +223,26 @@ class Best:
 
     def __init__(self, model):
         self.model = model
-        self.loss, self.params = math.inf, {}
+        self.epoch, self.loss, self.params = 0, math.inf, {}
 
-    def consider(self, record):
-        """Keep a copy of the weights if they are the best so far."""
-        if record.validation_loss is not None and record.validation_loss < self.loss:
-            self.loss = record.validation_loss
+    def consider(self, epoch, loss):
+        """Keep a copy of the weights if they are the best so far, or the first."""
+        if loss < self.loss or not self.params:
+            self.epoch, self.loss = epoch, loss
             self.params = {name: value.copy() for name, value in self.model.params.items()}
 
     def restore(self):
-        """Put the best weights back, if an epoch has ended."""
+        """Put the best weights back; return their loss."""
         for name, value in self.params.items():
             self.model.params[name][...] = value
+        return self.loss
 
 
 class Progress:
-    """One line on a terminal, kept up to date; plain lines, at most one a second, elsewhere."""
+    """One line on a terminal, kept up to date; elsewhere plain lines, one in 1 to 10 seconds."""
 
-    def __init__(self, total):
-        self.total = total
+    def __init__(self, total, max_seconds):
+        self.total, self.max_seconds = total, max_seconds
         self.is_terminal = sys.stderr.isatty()
         self.start = time.perf_counter()
         self.last_shown = -math.inf
@@ -245,10 +253,9 @@ class Progress:
         """Take a step's record, and show it if it is time to."""
         self.losses.append(record.loss)
         ends_epoch = record.validation_loss is not None
-        due = time.perf_counter() - self.last_shown > (0.1 if self.is_terminal else 1.0)
-        self.pending = None
-        if ends_epoch or (self.is_terminal and due):
-            self.pending = self.line(record)
+        patience = 0.1 if self.is_terminal else 1.0 if ends_epoch else 10.0
+        due = time.perf_counter() - self.last_shown > patience
+        self.pending = self.line(record) if ends_epoch or due else None
         if due or (ends_epoch and self.is_terminal):
             self.flush(keep=ends_epoch)
         if ends_epoch:
@@ -257,15 +264,16 @@ class Progress:
     def line(self, record):
         """Say where training stands."""
         spent = time.perf_counter() - self.start
+        left = spent / record.step * (self.total - record.step)
         loss = sum(self.losses) / len(self.losses)
         facts = [
             f"epoch {record.epoch} ({record.step / self.total:.0%})",
-            f"perplexity {nprnn.training.perplexity(loss):.2f}",
+            f"perplexity {nprnn.training.perplexity(loss):.4g}",
             f"{record.tokens_per_second:,.0f} char/s",
-            f"{spent / record.step * (self.total - record.step):.0f} s left",
+            f"{min(left, max(0, self.max_seconds - spent)):.0f} s left",
         ]
         if record.validation_loss is not None:
-            facts.insert(2, f"validation {record.validation_perplexity:.2f}")
+            facts.insert(2, f"validation {record.validation_perplexity:.4g}")
         else:
             facts.insert(2, f"gradient {record.grad_norm:.2f}")
         return ", ".join(facts)
@@ -294,6 +302,7 @@ def compare(loss, text, vocab_size):
     ]
     perplexity = nprnn.training.perplexity(loss)
     print(f"held-out text, {len(text)} characters: perplexity {perplexity:.3g}")
+    # The packers see this text alone; the network has read the rest of it before.
     print("bits per character: " + ", ".join(f"{name} {bits:.3g}" for name, bits in rows))
 
 

@@ -162,6 +162,11 @@ def check_gradients(
         wrong = [row]  # too small to see in any one entry, and yet there
     if wrong:
         facts = "\n".join(_facts(row) for row in wrong)
+        if method == "complex" and probe.drops_imaginary_parts(wrong[0]):
+            facts += (
+                "\nBut the central difference there agrees with the gradient: the loss drops or "
+                "flips imaginary parts (abs, conj, vdot, linalg.norm, .real); use method='central'"
+            )
         raise GradientCheckError(f"gradients differ from those of the loss ({method}):\n{facts}")
     return report
 
@@ -226,6 +231,11 @@ class Probe:
             derivative = self._complex_step if is_complex else self._difference
             result[index] = derivative(name, point, index)
         return result
+
+    def drops_imaginary_parts(self, row: Row) -> bool:
+        """Whether a finite difference agrees with the gradient where the complex step does not."""
+        difference = self._difference(row.name, self.params[row.name], row.where)
+        return abs(difference - row.analytic) <= 1e-5 * row.scale + self.noise
 
     def along(self, direction: Params) -> float:
         """Return the derivative along a direction, by a central difference."""

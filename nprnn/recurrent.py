@@ -147,8 +147,8 @@ class Recurrent:
         Parameters
         ----------
         x : array_like
-            Vectors, shape (T, B, I), or integers for one-hot vectors, shape (T, B). With
-            `batch_first` (B, T, I) or (B, T); without a batch (T, I) or (T,).
+            Vectors of the parameters' dtype, shape (T, B, I), or integers for one-hot vectors,
+            shape (T, B). With `batch_first` (B, T, I) or (B, T); without a batch (T, I) or (T,).
         state : array_like of float, shape (L*D, B, H), optional
             Initial state: layer first, then direction, never batch-first; zeros without it. Without
             a batch (L*D, H).

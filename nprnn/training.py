@@ -149,6 +149,8 @@ def train(
     (540, True)
     """
     sequence = tokens if isinstance(tokens, np.ndarray) else check.array("tokens", tokens)
+    if not hasattr(model, "vocab_size"):
+        raise TypeError(f"model must be a LanguageModel, got {model!r}")
     batches_of = {"sequential": sequential_batches, "random": random_batches}
     make_batches = batches_of[check.choice("order", order, tuple(batches_of))]
     make_batches(sequence, batch_size, num_steps, rng=0)  # refuses what does not fit, before a step

@@ -70,10 +70,26 @@ def test_the_main_job(book):
     assert "Traceback" not in first.stderr
 
 
+@pytest.mark.parametrize("length", [20, 25, 40, 90, 141, 300])
+def test_tiny_texts_do_not_crash(tmp_path, length):
+    path = tmp_path / "text"
+    path.write_text((TEXT * 2)[:length], "utf-8")
+    for extra in ([], ["--num-steps", "1000"], ["--batch-size", "1", "--num-steps", "1"]):
+        result = run(path, "--hidden-size", "4", "--length", "5", "--max-seconds", "2", *extra)
+        assert result.returncode == 0, result.stderr
+        assert "bits per character" in result.stdout
+
+
+def test_a_run_out_of_time_says_so(book):
+    result = run(book, "--max-seconds", "0.3", "--length", "5", "--epochs", "10000")
+    assert "the 0.3 s are over" in result.stderr
+
+
 def test_validation_perplexity_falls_and_beats_guessing(book):
     result = run(book, "--hidden-size", "32", "--lr", "0.2", "--length", "9", "--max-seconds", "20")
-    seen = [float(p) for p in re.findall(r"validation (\d+\.\d+)", result.stderr)]
-    assert seen[-1] < 2 < seen[0]
+    first = float(re.search(r"perplexity (\S+),", result.stderr)[1])
+    held_out = [float(p) for p in re.findall(r"validation (\S+),", result.stderr)]
+    assert held_out[-1] < 2 < 10 < first
 
 
 @pytest.mark.parametrize(

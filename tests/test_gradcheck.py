@@ -105,6 +105,18 @@ def test_a_nan_in_a_gradient_is_an_error():
             )
 
 
+def test_a_loss_that_drops_imaginary_parts_is_told_apart_from_a_wrong_gradient():
+    params = {"w": np.array([1.0, -2.0])}
+    losses = [lambda p: np.abs(p["w"]).sum(), lambda p: np.linalg.norm(p["w"], 1)]
+    for loss in losses:
+        with pytest.raises(GradientCheckError, match="drops or flips imaginary parts"):
+            check_gradients(loss, params, {"w": np.sign(params["w"])}, method="complex")
+        check_gradients(loss, params, {"w": np.sign(params["w"])}, method="central")
+    with pytest.raises(GradientCheckError) as caught:
+        check_gradients(lambda p: (p["w"] ** 2).sum(), params, {"w": params["w"]}, method="complex")
+    assert "imaginary" not in str(caught.value)
+
+
 def test_zero_gradients_and_empty_parameters_pass():
     params = {"used": np.ones(2), "unused": np.ones(3), "empty": np.ones((0, 2))}
     grads = {"used": np.full(2, 2.0), "unused": np.zeros(3), "empty": np.ones((0, 2))}

@@ -142,6 +142,11 @@ def test_evaluation_scores_every_token_once_with_the_state_carried(num_steps):
     assert evaluate(mine, tokens, num_steps=num_steps) == pytest.approx(expected, rel=1e-12)
 
 
+def test_only_language_models_are_trained_on_tokens():
+    with pytest.raises(TypeError, match="model must be a LanguageModel, got SequenceTagger"):
+        train(nprnn.SequenceTagger(5, 4, 3), TOKENS, batch_size=4, num_steps=7)
+
+
 def test_perplexity_of_a_huge_loss_is_infinite():
     record = Record(1, 1, 1e4, 0.0, 1, 0.0)
     assert record.perplexity == math.inf
