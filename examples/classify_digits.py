@@ -9,6 +9,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # products as small as these want one thread
 
@@ -77,8 +78,9 @@ def main(arguments=None):
     print(f"test accuracy {accuracy(model, test_rows, test_labels):.1%} of {TEST} images")
     logits, _ = model(test_rows)
     pairs = zip(test_labels.tolist(), logits.argmax(axis=-1).tolist(), strict=True)
-    mistakes = sorted(f"{truth} read as {guess}" for truth, guess in pairs if truth != guess)
-    print("mistakes: " + (", ".join(mistakes) or "none"))
+    mistakes = Counter(f"{truth} read as {guess}" for truth, guess in pairs if truth != guess)
+    common = [f"{mistake} ({times})" for mistake, times in mistakes.most_common(8)]
+    print("most frequent mistakes: " + (", ".join(common) or "none"))
     return 0
 
 

@@ -59,7 +59,13 @@ def parse(arguments):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", help="a text in UTF-8; without it, Python's own manual")
+    add(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="a text in UTF-8; without it, Python's own manual (pydoc_data.topics)",
+    )
     add("--hidden-size", metavar="H", type=whole(1), default=256, help="hidden units")
     add("--batch-size", metavar="B", type=whole(1), default=16, help="sequences in a batch")
     add("--num-steps", metavar="T", type=whole(1), default=64, help="characters in a window")
@@ -76,7 +82,7 @@ def parse(arguments):
     add("--prefix", default="", help="what the text at the end begins with")
     add("--length", type=whole(0), default=500, help="characters to write at the end")
     add("--temperature", type=at_least_zero, default=0.7, help="0 always takes the likeliest")
-    return parser.parse_args(arguments)
+    return parser.parse_args(arguments, argparse.Namespace(file=None))
 
 
 def whole(minimum):

@@ -188,6 +188,11 @@ class SGD:
             )
         self.momentum_buffers: Params = {}
 
+    def __repr__(self) -> str:
+        """Show every setting."""
+        names = ("lr", "momentum", "dampening", "nesterov", "weight_decay")
+        return f"SGD({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
     def step(self, grads: Mapping[str, Array]) -> None:
         """Update the parameters in place.
 

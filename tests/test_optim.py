@@ -182,3 +182,9 @@ def test_sgd_refuses_parameters_that_are_read_only():
     frozen.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         SGD({"w": frozen}, 1)
+
+
+def test_repr_shows_every_setting():
+    optimizer = SGD({"w": np.ones(2)}, lr=0.5, momentum=0.9)
+    expected = "SGD(lr=0.5, momentum=0.9, dampening=0.0, nesterov=False, weight_decay=0.0)"
+    assert repr(optimizer) == expected
