@@ -9,13 +9,16 @@ central
 complex
     Im L(p + ih) / h with h = 1e-30 (Squire and Trapp 1998; Martins, Sturdza and Alonso 2003).
     Nothing is subtracted, so it is right to the last digits; the loss must be an analytic function
-    computed without `abs`, `conj`, `numpy.linalg.norm` or a buffer of real type.
+    of its parameters, computed without what drops or flips imaginary parts: `abs`, `conj`, `vdot`,
+    `numpy.linalg.norm`, `.real`, a buffer of real type. `maximum` takes the larger real part, and
+    of two equal ones the larger imaginary part, which a difference does not.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 _COMPLEX_STEP = 1e-30
 _DIFFERENCE_STEP = 1e-5
 _EPSILON = 2.0**-52
+# What a loss that is no analytic function makes of the complex step is no small error.
+_GROSS = 1e-4
+_FINE_STEP = 1e-8
+_PER_ENTRY = 4  # evaluations for a central difference
 _DEFAULT_RTOL = {"directional": 1e-7, "central": 1e-7, "complex": 1e-10}
 
 
@@ -40,7 +47,8 @@ class Row(NamedTuple):
 
     `error` is the largest absolute difference, at `where`; the two sides there are `analytic`
     and `numeric`; `scale` is the largest entry of either, and `allowed` what the difference may be.
-    `wrong` entries out of `size` differ by more. `cosine` and `ratio` compare the two as vectors.
+    `wrong` of the `size` entries that were compared differ by more. `cosine` and `ratio` compare
+    the two as vectors. `evaluations` of the loss were needed.
     """
 
     name: str
@@ -55,6 +63,7 @@ class Row(NamedTuple):
     size: int
     cosine: float
     ratio: float
+    evaluations: int = 0
 
     @property
     def relative(self) -> float:
@@ -71,12 +80,14 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         width = max(len("parameter"), *(len(row.name) for row in self.rows))
-        lines = [f"{'parameter':{width}}  {'shape':>12}  {'abs. error':>10}  {'rel. error':>10}"]
+        head = f"{'parameter':{width}}  {'shape':>12}  {'abs. error':>10}  {'rel. error':>10}"
+        lines = [f"{head}  {'method':>11}  evaluations"]
         lines += [
             f"{row.name:{width}}  {row.shape!s:>12}  {row.error:10.1e}  {row.relative:10.1e}"
+            f"  {self.method:>11}  {row.evaluations:11d}"
             for row in self.rows
         ]
-        return "\n".join([*lines, f"{self.method}, {self.evaluations} evaluations of the loss"])
+        return "\n".join([*lines, f"{self.evaluations} evaluations of the loss in all"])
 
 
 def check_gradients(
@@ -87,6 +98,7 @@ def check_gradients(
     method: str = "directional",
     rtol: float | None = None,
     atol: float = 0.0,
+    entries: int | None = None,
     rng: RandomSource = 0,
 ) -> Report:
     """Check gradients against the loss that they are said to be the gradients of.
@@ -106,12 +118,17 @@ def check_gradients(
         The gradients to check, with the keys and shapes of `params`.
     method : {"directional", "central", "complex"}
         See the module. When the directional check fails, the central one is run to find the entry.
+        The complex one is compared with a central difference in one direction, in case the loss is
+        none for it.
     rtol : float, optional
         Allowed error relative to the largest entry: 1e-7 by default, 1e-10 for the complex method.
     atol : float, default 0
         Allowed besides.
+    entries : int, optional
+        Check no more than so many entries of each parameter: the one with the largest gradient, and
+        others drawn at random. All of them without it.
     rng : Generator or int, default 0
-        Draws the direction.
+        Draws the direction, and the entries.
 
     Returns
     -------
@@ -146,29 +163,97 @@ def check_gradients(
     )
     rtol = _DEFAULT_RTOL[method] if rtol is None else check.real("rtol", rtol, "[0, inf)")
     atol = check.real("atol", atol, "[0, inf)")
+    limit = None if entries is None else check.integer("entries", entries)
+    rng = check.generator(rng)
     probe = Probe(loss, values)
     if method == "directional":
-        row = _directional(probe, analytic, rtol, atol, check.generator(rng))
-        if not row.wrong:
-            return Report(method, [row], probe.evaluations)
-    numeric = {name: probe.gradient(name, is_complex=method == "complex") for name in values}
-    noise = 0.0 if method == "complex" else probe.noise
-    # Beside far larger gradients, only their rounding errors can be seen.
-    floor = 1e-4 * max((_largest(array) for array in numeric.values()), default=0.0)
-    rows = [_compare(k, analytic[k], numeric[k], rtol, atol + noise, floor) for k in values]
-    report = Report(method, rows, probe.evaluations)
+        slope = _directional(probe, analytic, rtol, atol, rng)
+        if not slope.wrong:
+            return Report(method, [slope], probe.evaluations)
+    places = {name: _places(gradient, limit, rng) for name, gradient in analytic.items()}
+    numeric = probe.gradients(places, is_complex=method == "complex")
+    rows = _rows(analytic, numeric, rtol, atol + (0.0 if method == "complex" else probe.noise))
+    each = 1 if method == "complex" else _PER_ENTRY
+    rows = [row._replace(evaluations=each * len(places[row.name])) for row in rows]
     wrong = [row for row in rows if row.wrong]
     if not wrong and method == "directional":
-        wrong = [row]  # too small to see in any one entry, and yet there
-    if wrong:
-        facts = "\n".join(_facts(row) for row in wrong)
-        if method == "complex" and probe.drops_imaginary_parts(wrong[0]):
-            facts += (
-                "\nBut the central difference there agrees with the gradient: the loss drops or "
-                "flips imaginary parts (abs, conj, vdot, linalg.norm, .real); use method='central'"
-            )
-        raise GradientCheckError(f"gradients differ from those of the loss ({method}):\n{facts}")
-    return report
+        wrong = [slope]  # too small to see in any one entry, and yet there
+    problems = [f"gradients differ from those of the loss ({method}):", *map(facts, wrong)]
+    doubts = probe.doubts(numeric, rng) if method == "complex" else []
+    if wrong or doubts:
+        raise GradientCheckError("\n".join([*(problems if wrong else []), *doubts]))
+    return Report(method, rows, probe.evaluations)
+
+
+def _rows(analytic: Params, numeric: Params, rtol: float, atol: float) -> list[Row]:
+    """Compare each parameter's gradient."""
+    # Beside far larger gradients, only their rounding errors can be seen.
+    floor = 1e-4 * max((_largest(array) for array in numeric.values()), default=0.0)
+    return [compare(name, analytic[name], numeric[name], rtol, atol, floor) for name in analytic]
+
+
+def truncated(
+    loss: Callable[[Params, Any, Any], tuple[Any, Any]],
+    params: Mapping[str, Array],
+    windows: Iterable[Any],
+    state: Any = None,
+) -> Callable[[Params], Any]:
+    """Return the loss of which truncated backpropagation through time computes the gradient.
+
+    A sequence is cut into windows, and the state handed on from each to the next; the gradient is
+    not (Williams and Peng 1990). So it is the gradient of a loss in which the state at a cut is a
+    constant: the one that the parameters as they are lead to, wherever they are moved.
+
+    Parameters
+    ----------
+    loss : callable
+        Takes parameters, a window and the state before it, returns a scalar and the state after it.
+    params : dict of ndarray
+        Where the gradients are taken.
+    windows : iterable
+        What `loss` takes, in order.
+    state : optional
+        Before the first window.
+
+    Returns
+    -------
+    callable
+        Of a dict like `params`, for `check_gradients`: the sum of the losses of all windows.
+
+    Examples
+    --------
+    >>> from nprnn import LanguageModel
+    >>> model = LanguageModel(4, 3, dtype=np.float64, rng=0)
+    >>> tokens = np.random.default_rng(1).integers(0, 4, (10, 2))
+    >>> windows = [(tokens[t : t + 3], tokens[t + 1 : t + 4]) for t in (0, 3, 6)]
+    >>> def loss(params, window, state):
+    ...     return model.with_params(params).loss(*window, state)
+    >>> total, state = {name: 0 for name in model.params}, None
+    >>> for window in windows:
+    ...     _, grads, state = model.loss_and_grads(*window, state)
+    ...     total = {name: total[name] + gradient for name, gradient in grads.items()}
+    >>> cut = truncated(loss, model.params, windows)
+    >>> report = check_gradients(cut, model.params, total, method="complex")
+    """
+    pieces = []
+    for window in windows:
+        pieces.append((window, state))
+        _, state = loss(dict(params), window, state)
+
+    def total(moved: Params) -> Any:
+        return sum(loss(moved, window, before)[0] for window, before in pieces)
+
+    return total
+
+
+def _places(gradient: Array, limit: int | None, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """Return the indices to check: all of them, or the largest entry's and others at random."""
+    if limit is None or gradient.size <= limit:
+        return list(np.ndindex(gradient.shape))
+    largest = int(np.argmax(np.abs(gradient)))  # what errors are relative to
+    others = np.delete(np.arange(gradient.size), largest)
+    flat = sorted([largest, *rng.choice(others, limit - 1, replace=False).tolist()])
+    return [tuple(int(i) for i in np.unravel_index(place, gradient.shape)) for place in flat]
 
 
 class Probe:
@@ -223,27 +308,45 @@ class Probe:
             raise ValueError(f"loss must be finite, got {value}")
         return value.item()
 
-    def gradient(self, name: str, *, is_complex: bool) -> Array:
-        """Return the derivative by each entry of a parameter, by complex step or differences."""
-        point = self.params[name]
-        result = np.empty(point.shape)
-        for index in np.ndindex(point.shape):
-            derivative = self._complex_step if is_complex else self._difference
-            result[index] = derivative(name, point, index)
+    def gradients(self, places: dict[str, list[tuple[int, ...]]], *, is_complex: bool) -> Params:
+        """Return the derivatives by the entries at given places, NaN at the others."""
+        derivative = self._complex_step if is_complex else self._difference
+        result = {name: np.full(point.shape, np.nan) for name, point in self.params.items()}
+        for name, indices in places.items():
+            for index in indices:
+                result[name][index] = derivative(name, self.params[name], index)
         return result
 
-    def drops_imaginary_parts(self, row: Row) -> bool:
-        """Whether a finite difference agrees with the gradient where the complex step does not."""
-        difference = self._difference(row.name, self.params[row.name], row.where)
-        return abs(difference - row.analytic) <= 1e-5 * row.scale + self.noise
+    def doubts(self, numeric: Params, rng: np.random.Generator) -> list[str]:
+        """Say so if complex steps are not the derivatives that a central difference finds.
 
-    def along(self, direction: Params, *, refined: bool = False) -> float:
+        Compared along one random direction. Where they part, a finer step is tried before: the
+        coarser one may have reached over a kink.
+        """
+        known = {name: ~np.isnan(array) for name, array in numeric.items()}
+        direction = {k: rng.standard_normal(v.shape) * v for k, v in known.items()}
+        slope = sum(float((np.nan_to_num(numeric[k]) * v).sum()) for k, v in direction.items())
+        length = math.sqrt(sum(float(np.nansum(array**2)) for array in numeric.values()))
+        for step in (_DIFFERENCE_STEP, _FINE_STEP):
+            central = self.along(direction, step)
+            allowed = _GROSS * max(length, abs(central)) + self.noise * _DIFFERENCE_STEP / step
+            if abs(central - slope) <= allowed:
+                return []
+        return [
+            "the complex step and the central difference disagree: along one direction "
+            f"{slope:.6g} and {central:.6g}. The loss drops or flips imaginary parts (abs, conj, "
+            "vdot, linalg.norm, .real), or stands at a tie (maximum): use method='central'"
+        ]
+
+    def along(
+        self, direction: Params, step: float = _DIFFERENCE_STEP, *, refined: bool = False
+    ) -> float:
         """Return the derivative along a direction, by one central difference, or two if refined."""
 
         def move(step: float) -> Params:
             return {name: self.params[name] + step * v for name, v in direction.items()}
 
-        return self._slope(move, _DIFFERENCE_STEP, refined)
+        return self._slope(move, step, refined)
 
     def _slope(self, move: Callable[[float], Params], step: float, refined: bool) -> float:
         """Return (L(h) - L(-h)) / 2h; refined, a second one removes its error in h²."""
@@ -280,7 +383,7 @@ def _directional(
     # A loss that bends much along the direction gets a second, finer look.
     for refined in (False, True):
         numeric = np.array(probe.along(direction, refined=refined))
-        row = _compare(
+        row = compare(
             "a random direction", np.array(slope), numeric, rtol, atol + probe.noise, length
         )
         if not row.wrong:
@@ -288,16 +391,19 @@ def _directional(
     return row
 
 
-def _compare(
-    name: str, analytic: Array, numeric: Array, rtol: float, atol: float, floor: float
+def compare(
+    name: str, analytic: Array, numeric: Array, rtol: float, atol: float = 0.0, floor: float = 0.0
 ) -> Row:
-    difference = np.abs(analytic - numeric)
+    """Return how far two gradients are apart, at the entries where `numeric` is not NaN."""
+    known = ~np.isnan(numeric)
+    difference = np.where(known, np.abs(analytic - numeric), 0.0)
     difference = np.where(np.isnan(difference), np.inf, difference)
-    scale = max(_largest(numeric), _largest(analytic[np.isfinite(analytic)]))
+    ours, theirs = analytic[known], numeric[known]
+    scale = max(_largest(theirs), _largest(ours[np.isfinite(ours)]))
     allowed = atol + rtol * max(scale, floor)
     index = np.unravel_index(difference.argmax(), difference.shape) if difference.size else ()
     place = tuple(int(i) for i in index)
-    lengths = [float(np.sqrt((side**2).sum())) for side in (analytic, numeric)]
+    lengths = [math.sqrt(float((side**2).sum())) for side in (ours, theirs)]
     return Row(
         name=name,
         shape=analytic.shape,
@@ -308,23 +414,25 @@ def _compare(
         scale=scale,
         allowed=allowed,
         wrong=int((difference > allowed).sum()),
-        size=difference.size,
-        cosine=float((analytic * numeric).sum()) / (lengths[0] * lengths[1] or 1.0),
-        ratio=lengths[0] / lengths[1] if lengths[1] else float("inf"),
+        size=ours.size,
+        cosine=float((ours * theirs).sum()) / (lengths[0] * lengths[1] or 1.0),
+        ratio=lengths[0] / lengths[1] if lengths[1] else math.inf,
     )
 
 
-def _facts(row: Row) -> str:
+def facts(row: Row, ours: str = "analytic", theirs: str = "numeric") -> str:
+    """Tell what a row holds: how many entries, where the worst is, and the two as vectors."""
     return (
         f"{row.name}: {row.wrong} of {row.size} entries wrong; worst at {row.where}: "
-        f"analytic {row.analytic:.10g}, numeric {row.numeric:.10g}, "
+        f"{ours} {row.analytic:.10g}, {theirs} {row.numeric:.10g}, "
         f"error {row.error:.2g}, allowed {row.allowed:.2g};\n"
-        f"  as vectors: cosine {row.cosine:.4g}, norm ratio analytic/numeric {row.ratio:.4g}"
+        f"  as vectors: cosine {row.cosine:.4g}, norm ratio {ours}/{theirs} {row.ratio:.4g}"
     )
 
 
 def _largest(array: Array) -> float:
-    return float(np.abs(array).max()) if array.size else 0.0
+    """Return the largest magnitude, NaN left out."""
+    return float(np.nanmax(np.abs(array), initial=0.0))
 
 
 def _checked(name: str, arrays: Mapping[str, Array]) -> Params:
