@@ -31,6 +31,7 @@ __all__ = [
     "Vocabulary",
     "clip_grad_norm",
     "clip_grad_value",
+    "diagnose",
     "evaluate",
     "gradcheck",
     "last_output",
@@ -46,8 +47,15 @@ __all__ = [
 ]
 
 
+# What few programs need is loaded when it is first asked for: functions by the module they are in.
+_ON_REQUEST = {"diagnose": "diagnosis"}
+_MODULES_ON_REQUEST = ("interop", "testing", "weights")
+
+
 def __getattr__(name: str) -> Any:
-    """Load the modules that few programs need when they are first asked for."""
-    if name in ("interop", "weights"):
+    """Load what few programs need when it is first asked for."""
+    if name in _ON_REQUEST:
+        return getattr(importlib.import_module(f"{__name__}.{_ON_REQUEST[name]}"), name)
+    if name in _MODULES_ON_REQUEST:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
