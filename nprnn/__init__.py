@@ -3,14 +3,24 @@
 import importlib
 from typing import Any
 
-from . import gradcheck
+from . import gradcheck, schedules
 from ._validation import NonFiniteError
 from .batching import random_batches, sequential_batches
 from .encoding import Vocabulary, one_hot, read_text
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
 from .models import LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
-from .optim import SGD, clip_grad_norm, clip_grad_value
+from .optim import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    ExponentialMovingAverage,
+    GradientAccumulator,
+    RMSprop,
+    clip_grad_norm,
+    clip_grad_value,
+)
 from .recurrent import RNN, RNNCell
 from .sequences import last_output, pad_sequences, unpad_sequences
 from .training import Record, evaluate, train
@@ -20,9 +30,15 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "RNN",
     "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "ExponentialMovingAverage",
+    "GradientAccumulator",
     "LanguageModel",
     "Linear",
     "NonFiniteError",
+    "RMSprop",
     "RNNCell",
     "Record",
     "SequenceClassifier",
@@ -40,6 +56,7 @@ __all__ = [
     "pad_sequences",
     "random_batches",
     "read_text",
+    "schedules",
     "sequential_batches",
     "softmax_cross_entropy",
     "train",
