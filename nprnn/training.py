@@ -13,7 +13,8 @@ import numpy as np
 from . import _validation as check
 from ._validation import NonFiniteError
 from .batching import random_batches, sequential_batches
-from .optim import SGD, clip_grad_norm
+from .clipping import clip_grad_norm
+from .optim import SGD
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
