@@ -6,6 +6,7 @@ from typing import Any
 from . import gradcheck, schedules
 from ._validation import NonFiniteError
 from .batching import random_batches, sequential_batches
+from .embedding import Embedding
 from .encoding import Vocabulary, one_hot, read_text
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
@@ -21,26 +22,33 @@ from .optim import (
     clip_grad_norm,
     clip_grad_value,
 )
-from .recurrent import RNN, RNNCell
+from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .sequences import last_output, pad_sequences, unpad_sequences
+from .stack import Recurrent
 from .training import Record, evaluate, train
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "RNN",
     "SGD",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Embedding",
     "ExponentialMovingAverage",
+    "GRUCell",
     "GradientAccumulator",
+    "LSTMCell",
     "LanguageModel",
     "Linear",
     "NonFiniteError",
     "RMSprop",
     "RNNCell",
     "Record",
+    "Recurrent",
     "SequenceClassifier",
     "SequenceRegressor",
     "SequenceTagger",

@@ -1,8 +1,9 @@
 """The mathematics of one time step, and nothing else.
 
 A cell is elementwise. It maps the gates' two halves, computed from the input and from the previous
-state, to the next state, and a gradient of the next state to a gradient of the gates. The matrix
-products, time, direction, depth and padding belong to `recurrent`.
+state, to the next state, and gradients of the next state to gradients of the gates. The matrix
+products, time, direction, depth and padding belong to `scan` and `recurrent`; whoever adds a cell
+writes a class here, and has all of that.
 
 Every method works for float32, float64 and complex numbers (the complex step needs the last) and
 writes into the arrays that it is given.
@@ -10,7 +11,7 @@ writes into the arrays that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -51,7 +52,82 @@ ACTIVATIONS = {
 }
 
 
-class VanillaCell:
+def _sigmoid(a: Array) -> None:
+    """1 / (1 + e^-a) = (1 + tanh(a/2)) / 2, which neither overflows nor minds complex numbers."""
+    np.multiply(a, 0.5, out=a)
+    np.tanh(a, out=a)
+    np.multiply(a, 0.5, out=a)
+    np.add(a, 0.5, out=a)
+
+
+class Cell:
+    """What the loop over time asks of a cell.
+
+    The gates of all steps are computed from the input before the loop, W_ih x + b, one array
+    (N, G*H); the loop adds to each step what the state before it makes of W_hh. Arrays without an N
+    in their shape are those of one step, n of the B sequences.
+
+    A class attribute each: `num_gates`, G; `num_states`, 1 for h, 2 for h and c; `num_kept`, how
+    many numbers a unit and step keeps for the backward pass beside gates and states;
+    `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh.
+    """
+
+    num_gates = 1
+    num_states = 1
+    num_kept = 0
+    passes_on = False
+
+    def input_bias(self, b_ih: Array, b_hh: Array) -> Array:
+        """Return what is added to the input's half of the gates, (G*H,)."""
+        return b_ih + b_hh
+
+    def keep(self, kept: Array, b_hh: Array | None) -> None:
+        """Prepare the array of what is kept, (N, num_kept*H), before the loop."""
+
+    def forward(
+        self,
+        gates: Array,
+        hidden: Array,
+        kept: Array,
+        before: Sequence[Array],
+        after: Sequence[Array],
+    ) -> None:
+        """Compute the states after a step from those before it, (n, H) each.
+
+        `gates` and `hidden`, (n, G*H), are the halves from the input and from h; both may be
+        overwritten, the first with what `local_derivatives` needs.
+        """
+        raise NotImplementedError
+
+    def local_derivatives(
+        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+    ) -> tuple[Array, ...]:
+        """Return what `backward` multiplies with, for all steps at once, (N, ·) each.
+
+        The first is the one that `backward` makes the gradient of the gates. All are new arrays, or
+        views of what is not changed.
+        """
+        raise NotImplementedError
+
+    def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
+        """Turn the gradients of the states after a step into those of the gates.
+
+        `d_gates` and `factors` are a step's part of the local derivatives. Of `d_states`, (n, H)
+        each, those other than h's are left as the gradients of the states before the step; h's too
+        where the cell passes h on, less what goes through W_hh.
+        """
+        raise NotImplementedError
+
+    def hidden_side(self, d_gates: Array) -> Array:
+        """Return the gradient of the half that comes from h, (N, G*H); a view."""
+        return d_gates
+
+    def input_side(self, d_gates: Array) -> Array:
+        """Return the gradient of the half that comes from the input, (N, G*H)."""
+        return d_gates
+
+
+class VanillaCell(Cell):
     """The simple recurrent cell (Elman 1990): h_t = f(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh).
 
     Parameters
@@ -60,20 +136,191 @@ class VanillaCell:
         The function f.
     """
 
-    num_gates = 1
-
     def __init__(self, nonlinearity: str) -> None:
         self.activation = ACTIVATIONS[nonlinearity]
 
-    def forward(self, input_gates: Array, hidden_gates: Array, h_next: Array) -> None:
-        """h_t = f(input gates + hidden gates), each of shape (B, H)."""
-        np.add(input_gates, hidden_gates, out=h_next)
-        self.activation.apply(h_next)
+    def forward(
+        self,
+        gates: Array,
+        hidden: Array,
+        kept: Array,
+        before: Sequence[Array],
+        after: Sequence[Array],
+    ) -> None:
+        """h_t = f(input half + hidden half)."""
+        (h,) = after
+        np.add(gates, hidden, out=h)
+        self.activation.apply(h)
 
-    def local_derivatives(self, h: Array) -> Array:
-        """f'(a) for the states h = f(a) of all steps at once."""
-        return self.activation.derivative(h)
+    def local_derivatives(
+        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+    ) -> tuple[Array, ...]:
+        """f'(a), in terms of h = f(a)."""
+        (h,) = after
+        return (self.activation.derivative(h),)
 
-    def backward(self, d_h: Array, d_gates: Array) -> None:
-        """d_a = f'(a) d_h, where `d_gates` comes in as f'(a) and goes out as d_a."""
+    def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
+        """d_a = f'(a) d_h."""
+        (d_h,) = d_states
         np.multiply(d_gates, d_h, out=d_gates)
+
+
+class GRUCell(Cell):
+    """The gated recurrent unit (Cho et al. 2014), the reset gate applied after the product.
+
+    ::
+
+        r = σ(W_ir x + b_ir + W_hr h + b_hr)            reset
+        z = σ(W_iz x + b_iz + W_hz h + b_hz)            update
+        n = tanh(W_in x + b_in + r ∘ (W_hn h + b_hn))   candidate
+        h' = (1 - z) ∘ n + z ∘ h
+
+    So do PyTorch, cuDNN and Keras by default, since the product then is one for all three gates;
+    the paper applies r to h before it. The gates stand in the order r, z, n.
+    """
+
+    num_gates = 3
+    num_kept = 1
+    passes_on = True
+
+    def input_bias(self, b_ih: Array, b_hh: Array) -> Array:
+        """Return b_ih + b_hh but for n, whose b_hn stands inside r ∘ (…)."""
+        bias: Array = b_ih + b_hh
+        H = len(bias) // 3
+        bias[2 * H :] = b_ih[2 * H :]
+        return bias
+
+    def keep(self, kept: Array, b_hh: Array | None) -> None:
+        """Start from b_hn, to which each step adds W_hn h."""
+        kept[...] = 0 if b_hh is None else b_hh[-kept.shape[1] :]
+
+    def forward(
+        self,
+        gates: Array,
+        hidden: Array,
+        kept: Array,
+        before: Sequence[Array],
+        after: Sequence[Array],
+    ) -> None:
+        """Compute the equations of the class; `gates` holds r, z, n then, `kept` W_hn h + b_hn."""
+        (h_before,), (h,) = before, after
+        H = h.shape[1]
+        r_z, r, z, n = gates[:, : 2 * H], gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
+        hidden_n = hidden[:, 2 * H :]
+        np.add(r_z, hidden[:, : 2 * H], out=r_z)
+        _sigmoid(r_z)
+        # n = tanh(input half + r ∘ (W_hn h + b_hn))
+        np.add(kept, hidden_n, out=kept)
+        np.multiply(r, kept, out=hidden_n)
+        np.add(n, hidden_n, out=n)
+        np.tanh(n, out=n)
+        # h' = n + z ∘ (h - n)
+        np.subtract(h_before, n, out=h)
+        np.multiply(h, z, out=h)
+        np.add(h, n, out=h)
+
+    def local_derivatives(
+        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+    ) -> tuple[Array, ...]:
+        """Return what each gate's gradient is for d_h = 1, and z.
+
+        Four blocks of H: r and z, whose halves have the same gradient, and n's hidden half, r times
+        that of its input half, and that.
+        """
+        (h_before,) = before
+        N, H = h_before.shape
+        r, z, n = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
+        blocks: Array = np.empty((N, 4, H), gates.dtype)
+        d_r, d_z, d_n_hidden, d_n = blocks.swapaxes(0, 1)
+        np.multiply(1 - z, 1 - n * n, out=d_n)
+        np.multiply(d_n, r, out=d_n_hidden)
+        np.multiply(d_n_hidden, 1 - r, out=d_r)  # r (1 - r) d_n (W_hn h + b_hn)
+        np.multiply(d_r, kept, out=d_r)
+        np.multiply(h_before - n, z * (1 - z), out=d_z)
+        return blocks.reshape(N, 4 * H), z
+
+    def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
+        """All four blocks times d_h; and z ∘ d_h goes straight to the h before."""
+        (d_h,), (z,) = d_states, factors
+        blocks = d_gates.reshape(len(d_h), 4, -1)
+        np.multiply(blocks, d_h[:, None], out=blocks)
+        np.multiply(d_h, z, out=d_h)
+
+    def hidden_side(self, d_gates: Array) -> Array:
+        """Return r, z, and n's hidden half."""
+        return d_gates[:, : 3 * (d_gates.shape[1] // 4)]
+
+    def input_side(self, d_gates: Array) -> Array:
+        """Return r, z, and n's input half."""
+        H = d_gates.shape[1] // 4
+        return np.concatenate([d_gates[:, : 2 * H], d_gates[:, 3 * H :]], axis=1)
+
+
+class LSTMCell(Cell):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997; forget gate Gers et al. 2000).
+
+    ::
+
+        i = σ(W_ii x + b_ii + W_hi h + b_hi)        input
+        f = σ(W_if x + b_if + W_hf h + b_hf)        forget
+        g = tanh(W_ig x + b_ig + W_hg h + b_hg)     candidate
+        o = σ(W_io x + b_io + W_ho h + b_ho)        output
+        c' = f ∘ c + i ∘ g
+        h' = o ∘ tanh(c')
+
+    The gates stand in the order i, f, g, o.
+    """
+
+    num_gates = 4
+    num_states = 2
+    num_kept = 1
+
+    def forward(
+        self,
+        gates: Array,
+        hidden: Array,
+        kept: Array,
+        before: Sequence[Array],
+        after: Sequence[Array],
+    ) -> None:
+        """Compute the equations of the class; `gates` holds i, f, g, o then, `kept` tanh(c')."""
+        (_, c_before), (h, c) = before, after
+        H = h.shape[1]
+        np.add(gates, hidden, out=gates)
+        i_f, g, o = gates[:, : 2 * H], gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
+        _sigmoid(i_f)
+        np.tanh(g, out=g)
+        _sigmoid(o)
+        # c' = f ∘ c + i ∘ g
+        np.multiply(i_f[:, :H], g, out=h)
+        np.multiply(i_f[:, H:], c_before, out=c)
+        np.add(c, h, out=c)
+        # h' = o ∘ tanh(c')
+        np.tanh(c, out=kept)
+        np.multiply(o, kept, out=h)
+
+    def local_derivatives(
+        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+    ) -> tuple[Array, ...]:
+        """Return the gates' gradients for d_c' = 1, o's for d_h' = 1; d_c' for d_h' = 1; and f."""
+        c_before = before[1]
+        N, H = c_before.shape
+        i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
+        blocks: Array = np.empty((N, 4, H), gates.dtype)
+        d_i, d_f, d_g, d_o = blocks.swapaxes(0, 1)
+        np.multiply(g, i * (1 - i), out=d_i)
+        np.multiply(c_before, f * (1 - f), out=d_f)
+        np.multiply(i, 1 - g * g, out=d_g)
+        np.multiply(kept, o * (1 - o), out=d_o)
+        return blocks.reshape(N, 4 * H), o * (1 - kept * kept), f
+
+    def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
+        """d_c' gets o (1 - tanh² c') d_h'; then i, f, g follow d_c' and o follows d_h'."""
+        (d_h, d_c), (through_h, f) = d_states, factors
+        n, H = d_h.shape
+        blocks = d_gates.reshape(n, 4, H)
+        np.multiply(blocks[:, 3], d_h, out=blocks[:, 3])
+        np.multiply(d_h, through_h, out=d_h)
+        np.add(d_c, d_h, out=d_c)
+        np.multiply(blocks[:, :3], d_c[:, None], out=blocks[:, :3])
+        np.multiply(d_c, f, out=d_c)

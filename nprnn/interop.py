@@ -365,9 +365,10 @@ def to_chapter(model: SequenceModel) -> Params:
     """
     if not isinstance(model, SequenceModel):
         raise TypeError(f"model must be a model, such as LanguageModel; got {type(model).__name__}")
-    if model.rnn.nonlinearity != "tanh":
-        raise ValueError(f"model must have nonlinearity 'tanh', as the chapter; got {model.rnn!r}")
-    W_xh, W_hh, b_h = _one_bias(model.rnn)
+    rnn = model.rnn
+    if not isinstance(rnn, RNN) or rnn.nonlinearity != "tanh":
+        raise ValueError(f"model must have cell 'rnn' and nonlinearity 'tanh'; got {rnn!r}")
+    W_xh, W_hh, b_h = _one_bias(rnn)
     readout = model.readout.params
     W_hq, b_q = _transposed(readout["weight"]), readout["bias"].copy()
     return {"W_xh": W_xh, "W_hh": W_hh, "b_h": b_h, "W_hq": W_hq, "b_q": b_q}

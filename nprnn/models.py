@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _validation as check
+from .embedding import Embedding
 from .generation import Sampler, sampler
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
-from .recurrent import RNN
+from .recurrent import LAYERS
 
 if TYPE_CHECKING:
     from typing import Self
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     from ._validation import Array, Params, RandomSource
+    from .stack import Recurrent, State
 
 
 class SequenceModel:
@@ -39,10 +41,12 @@ class SequenceModel:
         Size of what is read out, V.
     num_layers : int, default 1
         Layers, L.
-    cell : {"rnn"}, default "rnn"
-        Kind of recurrent layer.
+    cell : {"rnn", "gru", "lstm"}, default "rnn"
+        Kind of recurrent layer: `RNN`, `GRU` or `LSTM`.
     nonlinearity : {"tanh", "relu"}, default "tanh"
-        Of the simple recurrent cell.
+        Of ``cell="rnn"``; the others have none to choose.
+    forget_bias : float, optional
+        Of ``cell="lstm"``; see `LSTM`.
     dropout : float, default 0
         Between layers; acts where a Generator is passed to `loss_and_grads`.
     bidirectional : bool, default False
@@ -68,24 +72,24 @@ class SequenceModel:
         num_layers: int = 1,
         cell: str = "rnn",
         nonlinearity: str = "tanh",
+        forget_bias: float | None = None,
         dropout: float = 0.0,
         bidirectional: bool = False,
         recurrent_init: str = "uniform",
         dtype: DTypeLike = np.float32,
         rng: RandomSource = None,
     ) -> None:
-        check.choice("cell", cell, ("rnn",))
         rng = check.generator(rng)
-        layers = RNN(
+        layers = LAYERS[check.choice("cell", cell, tuple(LAYERS))](
             input_size,
             hidden_size,
             num_layers,
-            nonlinearity,
             dropout=dropout,
             bidirectional=bidirectional,
             recurrent_init=recurrent_init,
             dtype=dtype,
             rng=rng,
+            **_cell_options(cell, nonlinearity, forget_bias),
         )
         width = layers.num_directions * layers.hidden_size
         readout = Linear(width, output_size, dtype=dtype, rng=rng)
@@ -93,9 +97,9 @@ class SequenceModel:
         self.params: Params = prefixed({name: part.params for name, part in self._parts.items()})
 
     @property
-    def rnn(self) -> RNN:
+    def rnn(self) -> Recurrent:
         """The recurrent layers, over the arrays in `params`."""
-        part: RNN = self._part("rnn")
+        part: Recurrent = self._part("rnn")
         return part
 
     @property
@@ -108,8 +112,8 @@ class SequenceModel:
         return f"{type(self).__name__}({self.rnn!r}, {self.readout!r})"
 
     def __call__(
-        self, inputs: ArrayLike, state: ArrayLike | None = None, *, lengths: ArrayLike | None = None
-    ) -> tuple[Array, Array]:
+        self, inputs: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, State]:
         """Return what is read out, and the final state, for inference.
 
         Parameters
@@ -117,22 +121,23 @@ class SequenceModel:
         inputs : array_like, shape (T, B, I), or integers (T, B)
             Without a batch (T, I) or (T,).
         state : ndarray of shape (L*D, B, H) or (L*D, H), optional
-            Zeros without it.
+            Zeros without it. For ``cell="lstm"`` the pair (h, c) of such.
         lengths : array_like of int, shape (B,), optional
             Valid steps of each sequence, in any order, 0 allowed.
         """
-        output, final = self.rnn(inputs, state, lengths=lengths)
+        x, _ = self._enter(inputs)
+        output, final = self.rnn(x, state, lengths=lengths)
         return self.readout(self._features(output, final, lengths)), final
 
     def loss(
         self,
         inputs: ArrayLike,
         targets: ArrayLike,
-        state: ArrayLike | None = None,
+        state: State = None,
         *,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, State]:
         """Return the mean loss, and the final state; see `loss_and_grads`."""
         prediction, final = self(inputs, state, lengths=lengths)
         counted = self._counted(mask, lengths, prediction)
@@ -142,12 +147,12 @@ class SequenceModel:
         self,
         inputs: ArrayLike,
         targets: ArrayLike,
-        state: ArrayLike | None = None,
+        state: State = None,
         *,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         rng: RandomSource = None,
-    ) -> tuple[Any, Params, Array]:
+    ) -> tuple[Any, Params, State]:
         """Return the mean loss, its gradients, and the final state.
 
         Parameters
@@ -168,18 +173,20 @@ class SequenceModel:
             Mean over the predictions that count.
         grads : dict
             Keys and shapes of `params`.
-        state : ndarray of shape (L*D, B, H)
+        state : ndarray of shape (L*D, B, H), or the pair of such
             To pass on to the next window. No gradient flows back through it.
         """
         rnn, readout = self.rnn, self.readout
-        output, final, rnn_cache = rnn.forward(inputs, state, lengths=lengths, rng=rng)
+        x, input_cache = self._enter(inputs)
+        output, final, rnn_cache = rnn.forward(x, state, lengths=lengths, rng=rng)
         prediction, readout_cache = readout.forward(self._features(output, final, lengths))
         counted = self._counted(mask, lengths, prediction)
         loss, d_prediction = self._criterion(prediction, targets, counted)
         d_features, readout_grads = readout.backward(d_prediction, readout_cache)
         d_output, d_state = self._features_backward(d_features, output, final, lengths)
-        _, _, rnn_grads = rnn.backward(d_output, d_state, rnn_cache)
-        return loss, prefixed({"rnn": rnn_grads, "readout": readout_grads}), final
+        d_x, _, rnn_grads = rnn.backward(d_output, d_state, rnn_cache)
+        grads = {"rnn": rnn_grads, "readout": readout_grads}
+        return loss, self._joined(grads | self._enter_backward(d_x, input_cache)), final
 
     def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
         """Return the same model over other arrays, which are used as they are, not copied."""
@@ -194,13 +201,26 @@ class SequenceModel:
         """Return the loss, and its gradient with respect to the prediction."""
         return softmax_cross_entropy(prediction, targets, mask)
 
-    def _features(self, output: Array, state: Array, lengths: ArrayLike | None) -> Array:
+    def _enter(self, inputs: ArrayLike) -> tuple[ArrayLike, Any]:
+        """Return what the recurrent layers see, and what `_enter_backward` needs."""
+        return inputs, None
+
+    def _enter_backward(self, d_x: Array | None, cache: Any) -> dict[str, Params]:
+        """Return the gradients, by part, of what stands in front of the recurrent layers."""
+        return {}
+
+    def _joined(self, grads: dict[str, Params]) -> Params:
+        """Return the gradients of all parts as one dict, in the order of `params`."""
+        named = prefixed(grads)
+        return {name: named[name] for name in self.params}
+
+    def _features(self, output: Array, state: State, lengths: ArrayLike | None) -> Array:
         """Return what the read-out sees: here, the output of every step."""
         return output
 
     def _features_backward(
-        self, d_features: Array, output: Array, state: Array, lengths: ArrayLike | None
-    ) -> tuple[Array | None, Array | None]:
+        self, d_features: Array, output: Array, state: State, lengths: ArrayLike | None
+    ) -> tuple[Array | None, State]:
         """Return the gradients of output and state that follow from those of the features."""
         return d_features, None
 
@@ -281,24 +301,26 @@ class SequenceClassifier(SequenceModel):
         super().__init__(input_size, hidden_size, output_size, **options)
         self.pool = check.choice("pool", pool, ("last", "mean"))
 
-    def _features(self, output: Array, state: Array, lengths: ArrayLike | None) -> Array:
+    def _features(self, output: Array, state: State, lengths: ArrayLike | None) -> Array:
         if self.pool == "mean":
             # Output is 0 after the last valid step.
             mean: Array = output.sum(axis=0) / self._num_valid(output, lengths)
             return mean
-        top = state[-self.rnn.num_directions :]  # (D, B, H) or (D, H)
+        h = state[0] if isinstance(state, tuple) else state
+        top = h[-self.rnn.num_directions :]  # (D, B, H) or (D, H)
         return np.concatenate(list(top), axis=-1)
 
     def _features_backward(
-        self, d_features: Array, output: Array, state: Array, lengths: ArrayLike | None
-    ) -> tuple[Array | None, Array | None]:
+        self, d_features: Array, output: Array, state: State, lengths: ArrayLike | None
+    ) -> tuple[Array | None, State]:
         if self.pool == "mean":
             d_step = d_features / self._num_valid(output, lengths)
             return np.broadcast_to(d_step, output.shape), None
         num_directions = self.rnn.num_directions
-        d_state = np.zeros(state.shape, d_features.dtype)
-        d_state[-num_directions:] = np.split(d_features, num_directions, axis=-1)
-        return None, d_state
+        h, *others = state if isinstance(state, tuple) else (state,)
+        d_h = np.zeros(h.shape, d_features.dtype)
+        d_h[-num_directions:] = np.split(d_features, num_directions, axis=-1)
+        return None, (d_h, *(None for _ in others)) if others else d_h
 
     def _num_valid(self, output: Array, lengths: ArrayLike | None) -> Array:
         """Return the number of valid steps, at least 1, in the output's precision."""
@@ -327,7 +349,7 @@ class SequenceRegressor(SequenceModel):
     (10, 1, 1)
     """
 
-    def forecast(self, inputs: ArrayLike, num_steps: int, state: ArrayLike | None = None) -> Array:
+    def forecast(self, inputs: ArrayLike, num_steps: int, state: State = None) -> Array:
         """Read a sequence, and go on with it: each prediction is the next input.
 
         Parameters
@@ -363,7 +385,7 @@ class SequenceRegressor(SequenceModel):
 
 
 class LanguageModel(SequenceModel):
-    """Predicts the next token: one-hot input, recurrent layers, read-out, softmax.
+    """Predicts the next token: one-hot or embedded input, recurrent layers, read-out, softmax.
 
     The state goes in and comes out of every call. Whoever passes it on to the next window carries
     the context over; no gradient crosses from one call to the other (truncated backpropagation
@@ -378,13 +400,20 @@ class LanguageModel(SequenceModel):
         Number of tokens, V.
     hidden_size : int
         Units in a layer, H.
-    num_layers, cell, nonlinearity, dropout, recurrent_init, dtype, rng
+    num_layers, cell, nonlinearity, forget_bias, dropout, recurrent_init, dtype, rng
         As for `SequenceModel`.
+    embedding_size : int, optional
+        Width E of a vector for each token that the layers read in place of a one-hot vector. It
+        pays where V is large: W_ih has E columns instead of V.
+    tie_weights : bool, default False
+        Whether the embedding is also the read-out's weight: Press and Wolf (2017), "Using the
+        output embedding to improve language models". Needs ``embedding_size=hidden_size``.
 
     Attributes
     ----------
     params : dict
-        The layers' parameters as ``rnn.…``, ``readout.weight`` (V, H) and ``readout.bias`` (V,).
+        ``embedding.weight`` (V, E), if there is one; the layers' parameters as ``rnn.…``; and
+        ``readout.weight`` (V, H), unless it is tied, and ``readout.bias`` (V,).
 
     Examples
     --------
@@ -407,36 +436,63 @@ class LanguageModel(SequenceModel):
         num_layers: int = 1,
         cell: str = "rnn",
         nonlinearity: str = "tanh",
+        forget_bias: float | None = None,
         dropout: float = 0.0,
+        embedding_size: int | None = None,
+        tie_weights: bool = False,
         recurrent_init: str = "uniform",
         dtype: DTypeLike = np.float32,
         rng: RandomSource = None,
     ) -> None:
         self.vocab_size = check.integer("vocab_size", vocab_size)
+        if embedding_size is not None:
+            embedding_size = check.integer("embedding_size", embedding_size)
+        self.embedding_size = embedding_size
+        self.tie_weights = check.flag("tie_weights", tie_weights)
+        if tie_weights and embedding_size != hidden_size:
+            raise ValueError(
+                f"tie_weights needs embedding_size=hidden_size={hidden_size}, got {embedding_size}"
+            )
+        rng = check.generator(rng)
         super().__init__(
-            self.vocab_size,
+            embedding_size or self.vocab_size,
             hidden_size,
             self.vocab_size,
             num_layers=num_layers,
             cell=cell,
             nonlinearity=nonlinearity,
+            forget_bias=forget_bias,
             dropout=dropout,
             recurrent_init=recurrent_init,
             dtype=dtype,
             rng=rng,
         )
+        if embedding_size:
+            embedding = Embedding(self.vocab_size, embedding_size, dtype=dtype, rng=rng)
+            if tie_weights:  # drawn as a read-out's weight: an embedding's would give wild logits
+                embedding.params["weight"] = self.params.pop("readout.weight")
+            self._parts["embedding"] = embedding
+            self.params = prefixed({"embedding": embedding.params}) | self.params
 
-    def __call__(
-        self, inputs: ArrayLike, state: ArrayLike | None = None, *, lengths: ArrayLike | None = None
-    ) -> tuple[Array, Array]:
-        """Return the logits of the token after each input, (T, B, V), and the final state."""
-        return super().__call__(self._tokens("inputs", inputs), state, lengths=lengths)
+    def _enter(self, inputs: ArrayLike) -> tuple[Array, Any]:
+        ids = self._tokens("inputs", inputs)
+        return self._part("embedding").forward(ids) if self.embedding_size else (ids, None)
 
-    def loss_and_grads(
-        self, inputs: ArrayLike, targets: ArrayLike, state: ArrayLike | None = None, **options: Any
-    ) -> tuple[Any, Params, Array]:
-        """Return the mean loss, its gradients, and the final state; see `SequenceModel`."""
-        return super().loss_and_grads(self._tokens("inputs", inputs), targets, state, **options)
+    def _enter_backward(self, d_x: Array | None, cache: Any) -> dict[str, Params]:
+        if d_x is None:
+            return {}
+        return {"embedding": self._part("embedding").backward(d_x, cache)}
+
+    def _joined(self, grads: dict[str, Params]) -> Params:
+        if self.tie_weights:  # one array in two places: its gradient is the sum of both
+            grads["embedding"]["weight"] += grads["readout"].pop("weight")
+        return super()._joined(grads)
+
+    def _part(self, name: str) -> Any:
+        part = super()._part(name)
+        if self.tie_weights and name == "readout":
+            part.params["weight"] = self.params["embedding.weight"]
+        return part
 
     def generate(
         self,
@@ -470,14 +526,14 @@ class LanguageModel(SequenceModel):
     def _continue(self, prefix: Array, draw: Sampler, rng: np.random.Generator) -> Iterator[int]:
         rnn, readout = self.rnn, self.readout
         state, h = None, np.zeros(rnn.hidden_size, readout.params["weight"].dtype)
-        if len(prefix):
-            hidden, state = rnn(prefix)
-            h = hidden[-1]
+        unread = prefix
         while True:
+            if len(unread):
+                hidden, state = rnn(self._enter(unread)[0], state)
+                h = hidden[-1]
             token = draw(readout(h), rng)
             yield token
-            hidden, state = rnn(np.array([token]), state)
-            h = hidden[-1]
+            unread = np.array([token])
 
     def _criterion(
         self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None
@@ -491,6 +547,17 @@ class LanguageModel(SequenceModel):
         given = check.array(name, tokens)
         check.shape(name, given, "(T, B) or (T,)", given.ndim in (1, 2))
         return check.index_array(name, given, self.vocab_size, "vocab_size")
+
+
+def _cell_options(cell: str, nonlinearity: str, forget_bias: float | None) -> dict[str, Any]:
+    """Return the options that only one kind of layer has, or refuse those of another."""
+    if cell != "rnn" and nonlinearity != "tanh":
+        raise ValueError(f"nonlinearity belongs to cell='rnn', got cell={cell!r}: leave it out")
+    if cell != "lstm" and forget_bias is not None:
+        raise ValueError(f"forget_bias belongs to cell='lstm', got cell={cell!r}: leave it out")
+    if cell == "rnn":
+        return {"nonlinearity": nonlinearity}
+    return {"forget_bias": forget_bias} if cell == "lstm" else {}
 
 
 def prefixed(parts: Mapping[str, Params]) -> Params:

@@ -73,15 +73,15 @@ class Packing:
         return flat.reshape(self.T, self.B, *packed.shape[1:])
 
     def pack_state(self, state: Array) -> Array:
-        """Return a state (B, H) with the longest sequence first; the same array if it is so."""
-        return state if self.order is None else state[self.order]
+        """Return states (..., B, H) with the longest sequence first; as they are if they are so."""
+        return state if self.order is None else state.take(self.order, axis=-2)
 
     def unpack_state(self, packed: Array) -> Array:
-        """Return a state (B, H) with the sequences where they were; the same array if they are."""
+        """Return states (..., B, H) with the sequences where they were."""
         if self.order is None:
             return packed
         state = np.empty_like(packed)
-        state[self.order] = packed
+        state[..., self.order, :] = packed
         return state
 
     def states_before(self, states: Array) -> Array:
@@ -89,8 +89,8 @@ class Packing:
         return states[: self.N] if self.order is None else states.take(self.before, axis=0)
 
     def final_state(self, states: Array) -> Array:
-        """Return the state after each sequence's last step, (B, H), from all states of a run."""
-        return states[self.N :] if self.order is None else states[self.last]
+        """Return the states after the last steps, (S, B, H), from all of a run, (S, B + N, H)."""
+        return states[:, self.N :] if self.order is None else states.take(self.last, axis=1)
 
     def steps(self, packed: Array) -> list[Array]:
         """Return one view a step of the rows (N, ...)."""
@@ -98,3 +98,16 @@ class Packing:
             return list(packed.reshape(self.T, self.B, *packed.shape[1:]))
         ends = np.cumsum(self.sizes).tolist()
         return [packed[end - n : end] for n, end in zip(self.sizes, ends, strict=True)]
+
+    def heads(self, states: Array) -> list[Array]:
+        """Return, for each step, a view of the states that it comes from, of (B + N, H)."""
+        if self.order is None:
+            return self.steps(states[: self.N])
+        starts = np.cumsum([0, self.B, *self.sizes]).tolist()
+        return [states[start : start + n] for n, start in zip(self.sizes, starts, strict=False)]
+
+    def scratch(self, array: Array) -> list[Array]:
+        """Return, for each step, a view of the rows of (B, ...) whose sequences are running."""
+        if self.order is None:
+            return [array] * self.T
+        return [array[:n] for n in self.sizes]

@@ -1,20 +1,19 @@
-"""Layers, directions and dropout around the loop over time, each once, and the public classes."""
+"""The recurrent layers, one class a cell, and their single steps.
+
+Each has the arguments, parameters and answers of the class of that name in `torch.nn`.
+"""
 
 from __future__ import annotations
 
 import copy
-import functools
-import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _validation as check
-from .cells import ACTIVATIONS, VanillaCell
-from .initializers import RECURRENT, uniform_params
-from .packing import Packing
-from .scan import Run, Weights, scan, scan_backward
+from . import cells
+from .stack import Cache, Recurrent, State
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,368 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     from ._validation import Array, Params, RandomSource
-
-
-class Boundary(NamedTuple):
-    """How the caller lays arrays out; inside they are time-major grids (T, B, ...)."""
-
-    unbatched: bool
-    batch_first: bool
-
-    def swap(self, grid: Array) -> Array:
-        """Return a view of the caller's array as a grid, or of a grid as the caller's array."""
-        return grid.swapaxes(0, 1) if self.batch_first else grid
-
-    def enter(self, array: Array) -> Array:
-        """Return the caller's sequences as a grid (T, B, ...), a view."""
-        return array[:, None] if self.unbatched else self.swap(array)
-
-    def leave(self, grid: Array) -> Array:
-        """Return a grid (T, B, ...) as the caller lays sequences out, a view."""
-        return grid[:, 0] if self.unbatched else self.swap(grid)
-
-    def leave_state(self, state: Array) -> Array:
-        """Return a state (L, D, B, H) as the caller has it, (L*D, B, H) or (L*D, H), a view."""
-        num_layers, num_directions, *rest = state.shape
-        flat = state.reshape(num_layers * num_directions, *rest)
-        return flat[:, 0] if self.unbatched else flat
-
-
-class LayerCache(NamedTuple):
-    """What the backward pass of one layer of the stack needs."""
-
-    runs: list[Run]  # one a direction
-    mask: Array | None  # (T, B, in), the dropout mask on the layer's input, scaled
-
-
-class Cache(NamedTuple):
-    """What `backward` needs of a `forward`: a value, tied to nothing."""
-
-    layers: list[LayerCache]
-    boundary: Boundary
-
-
-class Recurrent:
-    """Layers and directions of one cell; the cell's own class, such as `RNN`, says which cell."""
-
-    def __init__(
-        self,
-        cell: VanillaCell,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        recurrent_init: str,
-        dtype: DTypeLike,
-        rng: RandomSource,
-    ) -> None:
-        self.cell = cell
-        self.input_size = check.integer("input_size", input_size)
-        self.hidden_size = check.integer("hidden_size", hidden_size)
-        self.num_layers = check.integer("num_layers", num_layers)
-        self.bias = check.flag("bias", bias)
-        self.batch_first = check.flag("batch_first", batch_first)
-        self.dropout = check.real("dropout", dropout, "[0, 1)")
-        self.bidirectional = check.flag("bidirectional", bidirectional)
-        if self.dropout and self.num_layers == 1:
-            warnings.warn(
-                f"dropout={self.dropout:g} has no effect: it acts between layers, and there is one",
-                UserWarning,
-                stacklevel=3,
-            )
-        self.recurrent_init = check.choice("recurrent_init", recurrent_init, tuple(RECURRENT))
-        self.params: Params = self._draw(dtype, check.generator(rng))
-
-    def _draw(self, dtype: DTypeLike, rng: np.random.Generator) -> Params:
-        params = uniform_params(self._shapes(), self.hidden_size, dtype, rng)
-        if self.recurrent_init != "uniform":  # which is what all parameters have
-            for name, value in params.items():
-                if name.startswith("weight_hh"):
-                    for block in np.split(value, self.cell.num_gates):
-                        block[...] = RECURRENT[self.recurrent_init](self.hidden_size, rng)
-        return params
-
-    @property
-    def num_directions(self) -> int:
-        """D: 2 if the layers also read backwards, else 1."""
-        return 2 if self.bidirectional else 1
-
-    def __call__(
-        self, x: ArrayLike, state: ArrayLike | None = None, *, lengths: ArrayLike | None = None
-    ) -> tuple[Array, Array]:
-        """Return the output and the final state, as `forward` does, for inference.
-
-        Nothing is kept for a backward pass, and nothing is dropped out.
-        """
-        grid, h, packings, boundary = self._enter(x, state, lengths)
-        for k in range(self.num_layers):
-            grid, h[k], _ = self._layer(k, grid, h[k], packings)
-        return np.ascontiguousarray(boundary.leave(grid)), boundary.leave_state(h)
-
-    def layer_outputs(
-        self, x: ArrayLike, state: ArrayLike | None = None, *, lengths: ArrayLike | None = None
-    ) -> tuple[Array, Array]:
-        """Return the outputs of all layers, (L, T, B, D*H), and the final state, for inference."""
-        grid, h, packings, boundary = self._enter(x, state, lengths)
-        outputs = []
-        for k in range(self.num_layers):
-            grid, h[k], _ = self._layer(k, grid, h[k], packings)
-            outputs.append(boundary.leave(grid))
-        return np.stack(outputs), boundary.leave_state(h)
-
-    def forward(
-        self,
-        x: ArrayLike,
-        state: ArrayLike | None = None,
-        *,
-        lengths: ArrayLike | None = None,
-        rng: RandomSource = None,
-    ) -> tuple[Array, Array, Cache]:
-        """Run over a batch of sequences, for training.
-
-        Parameters
-        ----------
-        x : array_like
-            Vectors of the parameters' dtype, shape (T, B, I), or integers for one-hot vectors,
-            shape (T, B). With `batch_first` (B, T, I) or (B, T); without a batch (T, I) or (T,).
-        state : array_like of float, shape (L*D, B, H), optional
-            Initial state: layer first, then direction, never batch-first; zeros without it. Without
-            a batch (L*D, H).
-        lengths : array_like of int, shape (B,), optional
-            Valid steps of each sequence, 0 to T, in any order. What stands in `x` after them does
-            not matter, NaN included.
-        rng : Generator or int, optional
-            Draws the dropout masks. Without it nothing is dropped out.
-
-        Returns
-        -------
-        output : ndarray of shape (T, B, D*H)
-            The last layer's states, forward then reverse along the last axis, both aligned with the
-            input; 0 after a sequence's last valid step. Laid out like the input; yours to change.
-        state : ndarray of shape (L*D, B, H)
-            The state after each sequence's last valid step, for the reverse direction after its
-            first; the initial state for length 0. Never batch-first.
-        cache : Cache
-            For `backward`. It refers to `x` and the parameters: change neither in between.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a shape or dtype does not fit; the message says which, and what was expected.
-        """
-        grid, h, packings, boundary = self._enter(x, state, lengths)
-        rng = None if rng is None else check.generator(rng)
-        layers = []
-        for k in range(self.num_layers):
-            mask = None
-            if k > 0 and self.dropout and rng is not None:
-                mask = dropout_mask(grid, self.dropout, rng)
-                grid = grid * mask
-            grid, h[k], runs = self._layer(k, grid, h[k], packings)
-            layers.append(LayerCache(runs, mask))
-        # The cache keeps the states; the caller gets a copy that can be changed without harm.
-        output = np.array(boundary.leave(grid), order="C")
-        return output, boundary.leave_state(h), Cache(layers, boundary)
-
-    def backward(
-        self, d_output: ArrayLike | None, d_state: ArrayLike | None, cache: Cache
-    ) -> tuple[Array | None, Array, Params]:
-        """Backpropagate through time.
-
-        Werbos (1990), "Backpropagation through time: what it does and how to do it".
-
-        Parameters
-        ----------
-        d_output : array_like of float, shape of the output, or None
-            Gradient of a scalar with respect to the output; None stands for zeros.
-        d_state : array_like of float, shape of the state, or None
-            Gradient with respect to the final state; None stands for zeros.
-        cache : Cache
-            From `forward`. It is not changed, and may be used again.
-
-        Returns
-        -------
-        d_x : ndarray of the shape of x, or None for integer input
-        d_state_0 : ndarray of the shape of the state
-        grads : dict
-            Keys and shapes of `params`.
-        """
-        d_grid, d_h = self._enter_backward(d_output, d_state, cache)
-        grads: Params = {}
-        for k in reversed(range(self.num_layers)):
-            runs, mask = cache.layers[k]
-            d_grid, d_h[k], layer_grads = self._layer_backward(k, d_grid, d_h[k], runs)
-            if mask is not None:
-                d_grid *= mask
-            grads = layer_grads | grads
-        boundary = cache.boundary
-        d_x = None if d_grid is None else np.ascontiguousarray(boundary.leave(d_grid))
-        return d_x, boundary.leave_state(d_h), grads
-
-    def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
-        """Return the same layer over other arrays: another dtype, complex, a student's.
-
-        The arrays are used as they are, not copied.
-        """
-        layer = copy.copy(self)
-        layer.params = check.params("params", params, self._shapes())
-        return layer
-
-    def _layer(
-        self, k: int, grid: Array, h_0: Array, packings: list[Packing]
-    ) -> tuple[Array, Array, list[Run]]:
-        """Run layer k over (T, B, in) from states (D, B, H): output, final states and runs."""
-        halves, finals, runs = [], [], []
-        for direction, packing in enumerate(packings):
-            x, initial = packing.pack(grid), packing.pack_state(h_0[direction])
-            output, final, run = scan(self.cell, self._weights(k, direction), packing, x, initial)
-            halves.append(packing.unpack(output))
-            finals.append(packing.unpack_state(final))
-            runs.append(run)
-        output = halves[0] if len(halves) == 1 else np.concatenate(halves, axis=2)
-        return output, np.stack(finals), runs
-
-    def _layer_backward(
-        self, k: int, d_grid: Array, d_h_T: Array, runs: list[Run]
-    ) -> tuple[Any, Array, Params]:
-        """Mirror `_layer`: gradients of its input (None for integers), states and parameters."""
-        d_inputs, d_initials = [], []
-        grads: Params = {}
-        for direction, run in enumerate(runs):
-            packing = run.packing
-            half = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-            d_output = packing.pack(d_grid[..., half])
-            d_final = packing.pack_state(d_h_T[direction])
-            d_x, d_initial, d_weights = scan_backward(self.cell, run, d_output, d_final)
-            if d_x is not None:
-                d_inputs.append(packing.unpack(d_x))
-            d_initials.append(packing.unpack_state(d_initial))
-            named = zip(self._keys(k, direction), d_weights, strict=False)
-            grads |= {key: gradient for key, gradient in named if gradient is not None}
-        d_input = functools.reduce(np.add, d_inputs) if d_inputs else None
-        return d_input, np.stack(d_initials), grads
-
-    def _keys(self, k: int, direction: int) -> list[str]:
-        """Return the names of one layer's parameters in one direction, in the order of Weights."""
-        place = f"l{k}" + ("_reverse" if direction else "")
-        kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]
-        return [f"{kind}_{place}" for kind in kinds]
-
-    def _weights(self, k: int, direction: int) -> Weights:
-        return Weights(*(self.params[key] for key in self._keys(k, direction)))
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        D, H, GH = self.num_directions, self.hidden_size, self.cell.num_gates * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {}
-        for k in range(self.num_layers):
-            width = self.input_size if k == 0 else D * H
-            for direction in range(D):
-                sizes = [(GH, width), (GH, H), (GH,), (GH,)]
-                shapes |= zip(self._keys(k, direction), sizes, strict=False)
-        return shapes
-
-    def _enter(
-        self, x: ArrayLike, state: ArrayLike | None, lengths: ArrayLike | None
-    ) -> tuple[Array, Array, list[Packing], Boundary]:
-        """Check what the caller passes; return it as (T, B, ...), (L, D, B, H) and packings."""
-        given, rank = self._check_input(x)
-        boundary = Boundary(given.ndim < rank, self.batch_first)
-        grid = boundary.enter(given)
-        T, B = grid.shape[:2]
-        if T == 0:
-            raise ValueError(f"x must have at least one time step; got shape {given.shape}")
-        if lengths is not None:
-            if boundary.unbatched:
-                raise ValueError(
-                    "lengths need a batch: give x a batch axis, or cut it to its length"
-                )
-            lengths = check.lengths("lengths", lengths, T, B)
-        h_0 = self._check_state("state", state, B, boundary)
-        if given.dtype.kind == "c":
-            h_0 = h_0.astype(np.result_type(h_0, given), copy=False)
-        packings = [Packing(T, B, lengths, reverse=d == 1) for d in range(self.num_directions)]
-        return grid, h_0, packings, boundary
-
-    def _check_input(self, x: ArrayLike) -> tuple[Array, int]:
-        """Return the input as an array, and the rank that it has with a batch."""
-        given = check.array("x", x)
-        batch = "B, T" if self.batch_first else "T, B"
-        if given.dtype.kind in "iu":
-            hint = "; integers are classes: for numbers pass x.astype(numpy.float32)"
-            check.shape("x", given, f"({batch}) or (T,)", given.ndim in (1, 2), hint)
-            ids = check.index_array("x", given, self.input_size, "input_size")
-            return ids.astype(np.intp, copy=False), 2
-        given = check.float_array("x", given)
-        fits = given.ndim in (2, 3) and given.shape[-1] == self.input_size
-        size = f"I={self.input_size}"
-        check.shape("x", given, f"({batch}, {size}) or, without a batch, (T, {size})", fits)
-        check.same_precision("x", given, self._dtype)
-        return given, 3
-
-    def _check_state(self, name: str, state: ArrayLike | None, B: int, boundary: Boundary) -> Array:
-        """Return a copy of a state, or zeros for None, as (L, D, B, H)."""
-        L, D, H = self.num_layers, self.num_directions, self.hidden_size
-        if state is None:
-            return np.zeros((L, D, B, H), self._dtype)
-        given = check.float_array(name, state)
-        batch = () if boundary.unbatched else (B,)
-        symbols = f"(L*D={L * D}, " + ("" if boundary.unbatched else f"B={B}, ") + f"H={H})"
-        check.shape(name, given, symbols, given.shape == (L * D, *batch, H))
-        check.same_precision(name, given, self._dtype)
-        return given.reshape(L, D, B, H).astype(np.result_type(given, self._dtype))
-
-    def _enter_backward(
-        self, d_output: ArrayLike | None, d_state: ArrayLike | None, cache: Cache
-    ) -> tuple[Array, Array]:
-        """Check the upstream gradients; return them as (T, B, D*H) and, a copy, (L, D, B, H)."""
-        if not isinstance(cache, Cache):
-            raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
-        boundary, run = cache.boundary, cache.layers[-1].runs[0]
-        made = (len(cache.layers), len(cache.layers[-1].runs), run.states.shape[1])
-        own = (self.num_layers, self.num_directions, self.hidden_size)
-        if made != own:
-            raise ValueError(f"cache must come from this layer, (L, D, H) = {own}; got {made}")
-        T, B = run.packing.T, run.packing.B
-        d_h = self._check_state("d_state", d_state, B, boundary)
-        grid_shape = (T, B, self.num_directions * self.hidden_size)
-        if d_output is None:
-            d_grid = np.zeros(grid_shape, d_h.dtype)
-        else:
-            given = check.float_array("d_output", d_output)
-            own = boundary.leave(np.broadcast_to(0.0, grid_shape)).shape
-            check.shape("d_output", given, f"of the output, {own}", given.shape == own)
-            check.same_precision("d_output", given, self._dtype)
-            d_grid = boundary.enter(given)
-        return d_grid, d_h.astype(np.result_type(d_grid, d_h, run.states), copy=False)
-
-    @property
-    def _dtype(self) -> np.dtype[Any]:
-        return self.params["weight_hh_l0"].dtype
-
-    def _arguments(self) -> dict[str, tuple[Any, Any]]:
-        """Return each optional argument's value and default, for `repr`."""
-        return {
-            "num_layers": (self.num_layers, 1),
-            "bias": (self.bias, True),
-            "batch_first": (self.batch_first, False),
-            "dropout": (self.dropout, 0.0),
-            "bidirectional": (self.bidirectional, False),
-            "recurrent_init": (self.recurrent_init, "uniform"),
-            "dtype": (self._dtype.name, "float32"),
-        }
-
-    def __repr__(self) -> str:
-        """Show every argument that is not the default."""
-        sizes = f"{self.input_size}, {self.hidden_size}"
-        others = [
-            f"{name}={value!r}"
-            for name, (value, default) in self._arguments().items()
-            if value != default
-        ]
-        return f"{type(self).__name__}({', '.join([sizes, *others])})"
 
 
 class RNN(Recurrent):
@@ -456,10 +93,9 @@ class RNN(Recurrent):
         dtype: DTypeLike = np.float32,
         rng: RandomSource = None,
     ) -> None:
-        self.nonlinearity = check.choice("nonlinearity", nonlinearity, tuple(ACTIVATIONS))
-        cell = VanillaCell(nonlinearity)
+        self.nonlinearity = check.choice("nonlinearity", nonlinearity, tuple(cells.ACTIVATIONS))
         super().__init__(
-            cell,
+            cells.VanillaCell(nonlinearity),
             input_size,
             hidden_size,
             num_layers,
@@ -467,16 +103,255 @@ class RNN(Recurrent):
             batch_first,
             dropout,
             bidirectional,
-            recurrent_init,
-            dtype,
-            rng,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
         )
 
     def _arguments(self) -> dict[str, tuple[Any, Any]]:
         return {"nonlinearity": (self.nonlinearity, "tanh")} | super()._arguments()
 
 
-class RNNCell:
+class GRU(Recurrent):
+    """The gated recurrent unit, with the arguments and parameters of `torch.nn.GRU`.
+
+    For each layer and direction (Cho et al. 2014), with ∘ for the product entry by entry::
+
+        r = σ(W_ir x_t + b_ir + W_hr h_(t-1) + b_hr)
+        z = σ(W_iz x_t + b_iz + W_hz h_(t-1) + b_hz)
+        n = tanh(W_in x_t + b_in + r ∘ (W_hn h_(t-1) + b_hn))
+        h_t = (1 - z) ∘ n + z ∘ h_(t-1)
+
+    The reset gate r acts after the product with W_hn, as in PyTorch, in cuDNN, and in Keras with
+    its default ``reset_after=True``; the paper lets it act before. So the three products with
+    h_(t-1) are one.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As for `RNN`. Of the biases of n both matter, not only their sum.
+    recurrent_init, dtype, rng
+        As for `RNN`; each gate's matrix is drawn by itself.
+
+    Attributes
+    ----------
+    params : dict
+        The keys of `RNN`, each array with the rows of r, z and n, one below the other:
+        ``weight_ih_l{k}`` (3*H, I or D*H), ``weight_hh_l{k}`` (3*H, H), ``bias_ih_l{k}`` and
+        ``bias_hh_l{k}`` (3*H,).
+
+    Examples
+    --------
+    >>> layer = GRU(input_size=5, hidden_size=3, rng=0)
+    >>> output, state, cache = layer.forward(np.array([[0, 4], [1, 1], [2, 0], [3, 2]]))
+    >>> output.shape, state.shape, layer.params["weight_hh_l0"].shape
+    ((4, 2, 3), (1, 2, 3), (9, 3))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        recurrent_init: str = "uniform",
+        dtype: DTypeLike = np.float32,
+        rng: RandomSource = None,
+    ) -> None:
+        super().__init__(
+            cells.GRUCell(),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
+        )
+
+
+class LSTM(Recurrent):
+    """Long short-term memory, with the arguments and parameters of `torch.nn.LSTM`.
+
+    For each layer and direction (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et
+    al. 2000), with ∘ for the product entry by entry::
+
+        i = σ(W_ii x_t + b_ii + W_hi h_(t-1) + b_hi)
+        f = σ(W_if x_t + b_if + W_hf h_(t-1) + b_hf)
+        g = tanh(W_ig x_t + b_ig + W_hg h_(t-1) + b_hg)
+        o = σ(W_io x_t + b_io + W_ho h_(t-1) + b_ho)
+        c_t = f ∘ c_(t-1) + i ∘ g
+        h_t = o ∘ tanh(c_t)
+
+    A state is the pair (h, c), wherever one is passed or returned; of a gradient with respect to it
+    either may be None.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As for `RNN`.
+    forget_bias : float, optional
+        What the forget gate's bias b_if starts from, while b_hf starts from 0. With 1 or 2 a memory
+        lasts from the first step of training on: Jozefowicz, Zaremba and Sutskever (2015), "An
+        empirical exploration of recurrent network architectures". Without it both biases are
+        drawn as all parameters, as in PyTorch.
+    recurrent_init, dtype, rng
+        As for `RNN`; each gate's matrix is drawn by itself.
+
+    Attributes
+    ----------
+    params : dict
+        The keys of `RNN`, each array with the rows of i, f, g and o, one below the other:
+        ``weight_ih_l{k}`` (4*H, I or D*H), ``weight_hh_l{k}`` (4*H, H), ``bias_ih_l{k}`` and
+        ``bias_hh_l{k}`` (4*H,).
+
+    Examples
+    --------
+    >>> layer = LSTM(input_size=5, hidden_size=3, rng=0)
+    >>> output, (h, c), cache = layer.forward(np.array([[0, 4], [1, 1], [2, 0], [3, 2]]))
+    >>> output.shape, h.shape, c.shape
+    ((4, 2, 3), (1, 2, 3), (1, 2, 3))
+    >>> d_x, (d_h_0, d_c_0), grads = layer.backward(None, (np.ones_like(h), None), cache)
+    >>> grads["weight_hh_l0"].shape
+    (12, 3)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        forget_bias: float | None = None,
+        recurrent_init: str = "uniform",
+        dtype: DTypeLike = np.float32,
+        rng: RandomSource = None,
+    ) -> None:
+        super().__init__(
+            cells.LSTMCell(),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            recurrent_init=recurrent_init,
+            dtype=dtype,
+            rng=rng,
+        )
+        self.forget_bias = forget_bias
+        if forget_bias is not None:
+            self.forget_bias = check.real("forget_bias", forget_bias, "(-inf, inf)")
+            if not self.bias:
+                raise ValueError("forget_bias needs biases: build with bias=True")
+            for name, value in self.params.items():
+                if name.startswith("bias"):
+                    in_use = self.forget_bias if name.startswith("bias_ih") else 0.0
+                    value[self.hidden_size : 2 * self.hidden_size] = in_use
+
+    def _arguments(self) -> dict[str, tuple[Any, Any]]:
+        return super()._arguments() | {"forget_bias": (self.forget_bias, None)}
+
+
+# The layers by the names that models and the command line use.
+LAYERS: dict[str, type[RNN | GRU | LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+
+
+class RecurrentCell:
+    """One step of a layer, for loops of one's own: of which, its subclasses say.
+
+    Parameters
+    ----------
+    steps : Recurrent
+        A layer, one deep and of one direction.
+    """
+
+    def __init__(self, steps: Recurrent) -> None:
+        self._steps = steps
+        self.params: Params = {key.removesuffix("_l0"): v for key, v in steps.params.items()}
+
+    def __repr__(self) -> str:
+        """Show every argument that is not the default."""
+        _, _, arguments = repr(self._steps).partition("(")
+        return f"{type(self).__name__}({arguments}"
+
+    def __call__(self, x: ArrayLike, state: State = None) -> tuple[Array, State]:
+        """Return the output, which is the new h, and the new state."""
+        return self.forward(x, state)[:2]
+
+    def forward(self, x: ArrayLike, state: State = None) -> tuple[Array, State, Cache]:
+        """Take a step.
+
+        Parameters
+        ----------
+        x : array_like
+            Vectors, shape (B, I), or integers for one-hot vectors, shape (B,). Without a batch (I,)
+            or a single integer.
+        state : array_like of float, shape (B, H) or (H,), optional
+            Zeros without it. For `LSTMCell` the pair (h, c) of such.
+
+        Returns
+        -------
+        output : ndarray of shape (B, H) or (H,)
+            The new h.
+        state : ndarray of shape (B, H) or (H,)
+            The new state: the same numbers, for `LSTMCell` the pair (h, c).
+        cache : Cache
+            For `backward`.
+        """
+        one_step = check.array("x", x)[None]
+        output, final, cache = self._layer().forward(one_step, _as_layer("state", state))
+        return output[0], _as_step(final), cache
+
+    def backward(
+        self, d_output: ArrayLike | None, d_state: State, cache: Cache
+    ) -> tuple[Array | None, State, Params]:
+        """Return d_x (None for integers), d_state_0, and the gradients of the parameters."""
+        d_x, d_state_0, grads = self._layer().backward(
+            _as_layer("d_output", d_output), _as_layer("d_state", d_state), cache
+        )
+        named = {key.removesuffix("_l0"): gradient for key, gradient in grads.items()}
+        return (None if d_x is None else d_x[0]), _as_step(d_state_0), named
+
+    def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
+        """Return the same cell over other arrays, which are used as they are, not copied."""
+        cell = copy.copy(self)
+        shapes = {key: value.shape for key, value in self.params.items()}
+        cell.params = check.params("params", params, shapes)
+        return cell
+
+    def _layer(self) -> Recurrent:
+        """Return the layer whose only step is this one, over the arrays that `params` holds now."""
+        layer = copy.copy(self._steps)
+        layer.params = {f"{key}_l0": value for key, value in self.params.items()}
+        return layer
+
+
+def _as_layer(name: str, array: State) -> State:
+    """Give a step's array, or each of a tuple of them, an axis in front."""
+    if isinstance(array, tuple):
+        return tuple(_as_layer(f"{name}[{i}]", part) for i, part in enumerate(array))
+    return None if array is None else check.float_array(name, array)[None]
+
+
+def _as_step(state: State) -> State:
+    """Take the axis in front away."""
+    return tuple(part[0] for part in state) if isinstance(state, tuple) else state[0]
+
+
+class RNNCell(RecurrentCell):
     """One step of `RNN`, with the parameters of `torch.nn.RNNCell`, for loops of one's own.
 
     Parameters
@@ -513,80 +388,100 @@ class RNNCell:
         dtype: DTypeLike = np.float32,
         rng: RandomSource = None,
     ) -> None:
-        self._steps = RNN(
-            input_size,
-            hidden_size,
-            nonlinearity=nonlinearity,
-            bias=bias,
-            recurrent_init=recurrent_init,
-            dtype=dtype,
-            rng=rng,
+        super().__init__(
+            RNN(
+                input_size,
+                hidden_size,
+                nonlinearity=nonlinearity,
+                bias=bias,
+                recurrent_init=recurrent_init,
+                dtype=dtype,
+                rng=rng,
+            )
         )
-        self.params = {key.removesuffix("_l0"): v for key, v in self._steps.params.items()}
-
-    def __repr__(self) -> str:
-        """Show every argument that is not the default."""
-        return repr(self._steps).replace("RNN(", "RNNCell(")
-
-    def __call__(self, x: ArrayLike, state: ArrayLike | None = None) -> tuple[Array, Array]:
-        """Return the output and the new state, which are the same numbers."""
-        return self.forward(x, state)[:2]
-
-    def forward(self, x: ArrayLike, state: ArrayLike | None = None) -> tuple[Array, Array, Cache]:
-        """Take a step.
-
-        Parameters
-        ----------
-        x : array_like
-            Vectors, shape (B, I), or integers for one-hot vectors, shape (B,). Without a batch (I,)
-            or a single integer.
-        state : array_like of float, shape (B, H) or (H,), optional
-            Zeros without it.
-
-        Returns
-        -------
-        output, state : ndarrays of shape (B, H) or (H,)
-            The same numbers, h_t = f(W_ih x + b_ih + W_hh h_(t-1) + b_hh).
-        cache : Cache
-            For `backward`.
-        """
-        one_step = check.array("x", x)[None]
-        state = None if state is None else check.float_array("state", state)[None]
-        output, final, cache = self._layer().forward(one_step, state)
-        return output[0], final[0], cache
-
-    def backward(
-        self, d_output: ArrayLike | None, d_state: ArrayLike | None, cache: Cache
-    ) -> tuple[Array | None, Array, Params]:
-        """Return d_x (None for integers), d_state_0, and the gradients of the parameters."""
-        if d_output is not None:
-            d_output = check.float_array("d_output", d_output)[None]
-        if d_state is not None:
-            d_state = check.float_array("d_state", d_state)[None]
-        d_x, d_state_0, grads = self._layer().backward(d_output, d_state, cache)
-        named = {key.removesuffix("_l0"): gradient for key, gradient in grads.items()}
-        return (None if d_x is None else d_x[0]), d_state_0[0], named
-
-    def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
-        """Return the same cell over other arrays, which are used as they are, not copied."""
-        cell = copy.copy(self)
-        shapes = {key: value.shape for key, value in self.params.items()}
-        cell.params = check.params("params", params, shapes)
-        return cell
-
-    def _layer(self) -> RNN:
-        """Return the layer whose only step is this one, over the arrays that `params` holds now."""
-        layer = copy.copy(self._steps)
-        layer.params = {f"{key}_l0": value for key, value in self.params.items()}
-        return layer
 
 
-def dropout_mask(grid: Array, probability: float, rng: np.random.Generator) -> Array:
-    """Return 0 with the given probability and else 1 / (1 - probability), in the grid's shape.
+class GRUCell(RecurrentCell):
+    """One step of `GRU`, with the parameters of `torch.nn.GRUCell`, for loops of one's own.
 
-    Srivastava et al. (2014), "Dropout". Drawn in single precision whatever the grid's type, so that
-    float32, float64 and complex numbers meet the same mask.
+    Parameters
+    ----------
+    input_size, hidden_size, bias, recurrent_init, dtype, rng
+        As in `GRU`.
+
+    Attributes
+    ----------
+    params : dict
+        ``weight_ih`` (3*H, I), ``weight_hh`` (3*H, H), ``bias_ih`` and ``bias_hh`` (3*H,).
+
+    Examples
+    --------
+    >>> output, state = GRUCell(5, 3, rng=0)(np.ones((2, 5), np.float32))
+    >>> output.shape, state.shape
+    ((2, 3), (2, 3))
     """
-    kept = rng.random(grid.shape, np.float32) >= probability
-    mask: Array = kept * np.asarray(1 / (1 - probability), grid.real.dtype)
-    return mask
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        recurrent_init: str = "uniform",
+        dtype: DTypeLike = np.float32,
+        rng: RandomSource = None,
+    ) -> None:
+        super().__init__(
+            GRU(
+                input_size,
+                hidden_size,
+                bias=bias,
+                recurrent_init=recurrent_init,
+                dtype=dtype,
+                rng=rng,
+            )
+        )
+
+
+class LSTMCell(RecurrentCell):
+    """One step of `LSTM`, with the parameters of `torch.nn.LSTMCell`, for loops of one's own.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, forget_bias, recurrent_init, dtype, rng
+        As in `LSTM`.
+
+    Attributes
+    ----------
+    params : dict
+        ``weight_ih`` (4*H, I), ``weight_hh`` (4*H, H), ``bias_ih`` and ``bias_hh`` (4*H,).
+
+    Examples
+    --------
+    >>> output, (h, c) = LSTMCell(5, 3, rng=0)(np.ones((2, 5), np.float32))
+    >>> output.shape, c.shape, bool((output == h).all())
+    ((2, 3), (2, 3), True)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        forget_bias: float | None = None,
+        recurrent_init: str = "uniform",
+        dtype: DTypeLike = np.float32,
+        rng: RandomSource = None,
+    ) -> None:
+        super().__init__(
+            LSTM(
+                input_size,
+                hidden_size,
+                bias=bias,
+                forget_bias=forget_bias,
+                recurrent_init=recurrent_init,
+                dtype=dtype,
+                rng=rng,
+            )
+        )

@@ -548,7 +548,7 @@ CACHE = LAYER.forward(X)[2]
         (
             lambda: RNN(3, 4, 2).backward(None, None, CACHE),
             ValueError,
-            ["cache", "(L, D, H) = (2, 1, 4)", "(2, 2, 5)"],
+            ["cache", "(L, D, H, G) = (2, 1, 4, 1)", "(2, 2, 5, 1)"],
         ),
         (
             lambda: LAYER.backward(np.zeros((4, 2, 10)), None, CACHE),

@@ -1,0 +1,107 @@
+"""Rows of a matrix looked up by number: what a product with one-hot vectors comes to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import _validation as check
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from ._validation import Array, Params, RandomSource
+
+# Up to about this many classes a product with one-hot rows takes less time than sorting.
+_ONE_HOT_LIMIT = 100
+
+
+class Embedding:
+    """A vector for each of V classes, with the parameter of `torch.nn.Embedding`.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        Number of classes, V.
+    embedding_dim : int
+        Size of a vector, E.
+    dtype : {float32, float64}, default float32
+        Type of the vectors.
+    rng : Generator or int, optional
+        Draws the vectors from N(0, 1), as PyTorch does.
+
+    Attributes
+    ----------
+    params : dict
+        ``weight`` of shape (V, E).
+
+    Examples
+    --------
+    >>> layer = Embedding(5, 3, rng=0)
+    >>> vectors, cache = layer.forward([[4, 1], [1, 1]])
+    >>> grads = layer.backward(np.ones_like(vectors), cache)
+    >>> vectors.shape, grads["weight"][:, 0]
+    ((2, 2, 3), array([0., 3., 0., 0., 1.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: RandomSource = None,
+    ) -> None:
+        self.num_embeddings = check.integer("num_embeddings", num_embeddings)
+        self.embedding_dim = check.integer("embedding_dim", embedding_dim)
+        kind = check.float_dtype("dtype", dtype)
+        draws = check.generator(rng).normal(size=(num_embeddings, embedding_dim))
+        self.params: Params = {"weight": draws.astype(kind)}
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.num_embeddings}, {self.embedding_dim})"
+
+    def __call__(self, ids: ArrayLike) -> Array:
+        """Return the vectors of shape (..., E)."""
+        return self.forward(ids)[0]
+
+    def forward(self, ids: ArrayLike) -> tuple[Array, Array]:
+        """Return the vectors, (..., E), of integers in 0 .. V-1, (...), and a cache."""
+        given = check.index_array("ids", ids, self.num_embeddings, "num_embeddings")
+        vectors: Array = self.params["weight"].take(given, axis=0)
+        return vectors, given
+
+    def backward(self, d_vectors: ArrayLike, cache: Array) -> Params:
+        """Return the gradient of the vectors, given that of those looked up, (..., E)."""
+        given = check.float_array("d_vectors", d_vectors)
+        expected = (*cache.shape, self.embedding_dim)
+        check.shape("d_vectors", given, f"of the vectors, {expected}", given.shape == expected)
+        check.same_precision("d_vectors", given, self.params["weight"].dtype)
+        rows = np.ascontiguousarray(given.reshape(-1, self.embedding_dim))
+        return {"weight": sum_by_class(rows, cache.ravel(), self.num_embeddings)}
+
+    def with_params(self, params: Mapping[str, ArrayLike]) -> Embedding:
+        """Return the same layer over another array, which is used as it is, not copied."""
+        layer = copy.copy(self)
+        shapes = {"weight": (self.num_embeddings, self.embedding_dim)}
+        layer.params = check.params("params", params, shapes)
+        return layer
+
+
+def sum_by_class(rows: Array, ids: Array, num_classes: int) -> Array:
+    """Return, for each class, the sum of the rows (N, M) that have its number in `ids`, (N,)."""
+    if num_classes <= _ONE_HOT_LIMIT:
+        one_hot = np.zeros((len(ids), num_classes), rows.dtype)
+        one_hot[np.arange(len(ids)), ids] = 1
+        return one_hot.T @ rows
+    # Sorted by class, the rows of each are a group of neighbours.
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    sums = np.zeros((num_classes, rows.shape[1]), rows.dtype)
+    if len(ids):
+        sums[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+    return sums
