@@ -242,7 +242,8 @@ class GRUCell(Cell):
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """All four blocks times d_h; and z ∘ d_h goes straight to the h before."""
         (d_h,), (z,) = d_states, factors
-        blocks = d_gates.reshape(len(d_h), 4, -1)
+        n, H = d_h.shape
+        blocks = d_gates.reshape(n, 4, H)
         np.multiply(blocks, d_h[:, None], out=blocks)
         np.multiply(d_h, z, out=d_h)
 

@@ -57,8 +57,12 @@ def normal(rng, shape, scale=1.0):
     return rng.normal(0, scale, shape).astype(np.float32)
 
 
-def draw_problem(rng, T, B, lengths=None, *, batched=True, ids=False, with_state=True, **options):
-    """Draw everything that goes into the passes of one RNN with these options.
+def draw_problem(
+    rng, T, B, lengths=None, *, cell="RNN", batched=True, ids=False, with_state=True, **options
+):
+    """Draw everything that goes into the passes of one layer with these options.
+
+    A state is a list: of h, for an LSTM of h and c.
 
     A tight bound on rounding holds only where rounding stays small. So weights are of the size
     1/√(D*H), with which gradients neither grow nor cancel much on their way down. And relu has a
@@ -71,19 +75,21 @@ def draw_problem(rng, T, B, lengths=None, *, batched=True, ids=False, with_state
     D = 1 + options["bidirectional"]
     grid = ((B, T) if options["batch_first"] else (T, B)) if batched else (T,)
     states = (options["num_layers"] * D, *([B] if batched else []), H)
-    parameters = torch.nn.RNN(**options).state_dict()
+    parameters = getattr(torch.nn, cell)(**options).state_dict()
+    S = 2 if cell == "LSTM" else 1
     scale = min(0.5, 1 / math.sqrt(D * H))
     while True:
         problem = {
+            "cell": cell,
             "options": options,
             "lengths": None if lengths is None else [int(n) for n in lengths],
             "params": {name: normal(rng, p.shape, scale) for name, p in parameters.items()},
             "x": rng.integers(0, width, grid) if ids else normal(rng, (*grid, width)),
-            "state": normal(rng, states) if with_state else None,
+            "state": [normal(rng, states) for _ in range(S)] if with_state else None,
             "d_output": normal(rng, (*grid, D * H)),
-            "d_state": normal(rng, states),
+            "d_state": [normal(rng, states) for _ in range(S)],
         }
-        if options["nonlinearity"] == "tanh" or not touches_a_kink(problem):
+        if options.get("nonlinearity") != "relu" or not touches_a_kink(problem):
             return problem
 
 
@@ -100,20 +106,20 @@ def touches_a_kink(problem):
     elif options["batch_first"]:
         x = x.swapaxes(0, 1)
     T, B, _ = x.shape
-    states = np.zeros((options["num_layers"] * D, B, options["hidden_size"]))
+    states = np.zeros((1, options["num_layers"] * D, B, options["hidden_size"]))
     if problem["state"] is not None:
-        states += problem["state"].reshape(states.shape)
+        states += problem["state"][0].reshape(states.shape)
     for b, length in enumerate(problem["lengths"] or [T] * B):
         below = x[:length, b]
         for k in range(options["num_layers"]):
             sides = []
             for d in range(D):
-                h_0 = states[k * D + d, b]
-                hs, pre = naive.one_direction(params, k, d, below, h_0, options["nonlinearity"])
-                size = np.abs(pre)
+                initial = states[:, k * D + d, b]
+                path, tape = naive.one_direction(params, k, d, below, initial, "relu")
+                size = np.abs([a + b for a, b in tape])
                 if ((size > 0) & (size < 1e-4 * max(1.0, size.max()))).any():
                     return True
-                sides.append(np.array(hs[1:][::-1] if d else hs[1:]))
+                sides.append(naive.outputs(path, d))
             below = np.concatenate(sides, axis=1)
     return False
 
@@ -126,7 +132,7 @@ def input_vectors(problem):
 
 
 def torch_passes(problem, precision):
-    """Run torch.nn.RNN forward and backward on a problem; None in it stands for zeros."""
+    """Run PyTorch's layer forward and backward on a problem; None in it stands for zeros."""
     import torch
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -134,41 +140,46 @@ def torch_passes(problem, precision):
         return torch.tensor(array, dtype=getattr(torch, precision), **kwargs)
 
     options, lengths = problem["options"], problem["lengths"]
-    module = torch.nn.RNN(**options, dtype=getattr(torch, precision))
+    module = getattr(torch.nn, problem["cell"])(**options, dtype=getattr(torch, precision))
     module.load_state_dict({name: tensor(value) for name, value in problem["params"].items()})
     x = tensor(input_vectors(problem), requires_grad=True)
-    h_0 = None if problem["state"] is None else tensor(problem["state"], requires_grad=True)
+    initial = None
+    if problem["state"] is not None:
+        initial = [tensor(part, requires_grad=True) for part in problem["state"]]
+    state = tuple(initial) if initial and len(initial) == 2 else initial and initial[0]
     if lengths is None:
-        output, h_n = module(x, h_0)
+        output, final = module(x, state)
     else:
         batch_first = options["batch_first"]
         packed = pack_padded_sequence(x, lengths, batch_first, enforce_sorted=False)
-        packed_output, h_n = module(packed, h_0)
+        packed_output, final = module(packed, state)
         T = x.shape[1 if batch_first else 0]
         output, _ = pad_packed_sequence(packed_output, batch_first, total_length=T)
+    finals = list(final) if isinstance(final, tuple) else [final]
+    d_state = problem["d_state"] or [None] * len(finals)
     upstream = [
-        torch.zeros_like(value) if problem[name] is None else tensor(problem[name])
-        for value, name in [(output, "d_output"), (h_n, "d_state")]
+        torch.zeros_like(value) if gradient is None else tensor(gradient)
+        for value, gradient in zip([output, *finals], [problem["d_output"], *d_state], strict=True)
     ]
-    torch.autograd.backward([output, h_n], upstream)
+    torch.autograd.backward([output, *finals], upstream)
     results = {
         "output": output.detach().numpy(),
-        "state": h_n.detach().numpy(),
+        "state": [part.detach().numpy() for part in finals],
         "grads": {name: p.grad.numpy() for name, p in module.named_parameters()},
     }
     if problem["x"].dtype.kind == "f":
         results["d_x"] = x.grad.numpy()
-    if h_0 is not None:
-        results["d_state_0"] = h_0.grad.numpy()
+    if initial is not None:
+        results["d_state_0"] = [part.grad.numpy() for part in initial]
     return results
 
 
-def record_rnn(rng):
-    """Layers, directions and nonlinearity in full, each with three of the eight other settings."""
-    stacks = itertools.product([1, 2, 3], [False, True], ["tanh", "relu"])
+def record_layers(rng, cell, **choices):
+    """Layers, directions and choices in full, each with three of the eight other settings."""
+    stacks = itertools.product([1, 2, 3], [False, True], *choices.values())
     others = itertools.cycle(itertools.product([True, False], repeat=3))
     records = []
-    for num_layers, bidirectional, nonlinearity in stacks:
+    for num_layers, bidirectional, *chosen in stacks:
         for bias, batch_first, padded in itertools.islice(others, 3):
             T, B = rng.integers(2, 7), rng.integers(2, 5)
             problem = draw_problem(
@@ -178,8 +189,9 @@ def record_rnn(rng):
                 lengths=rng.integers(1, T + 1, B) if padded else None,
                 input_size=int(rng.integers(1, 6)),
                 hidden_size=int(rng.integers(2, 6)),
+                cell=cell,
                 num_layers=num_layers,
-                nonlinearity=nonlinearity,
+                **dict(zip(choices, chosen, strict=True)),
                 bias=bias,
                 batch_first=batch_first,
                 bidirectional=bidirectional,
@@ -323,12 +335,14 @@ def record():
     rng = np.random.default_rng(20240229)
     return {
         "torch": str(torch.__version__),
-        "rnn": record_rnn(rng),
+        "rnn": record_layers(rng, "RNN", nonlinearity=["tanh", "relu"]),
         "sgd": record_sgd(rng),
         "clipping": record_clipping(rng),
         "cross_entropy": record_cross_entropy(rng),
         "squared_error": record_squared_error(rng),
         "training": record_training(rng),
+        "gru": record_layers(rng, "GRU"),
+        "lstm": record_layers(rng, "LSTM"),
     }
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds
 
 from nprnn import random_batches, sequential_batches
+from nprnn.testing import seeds
 
 SIZES = {"batch_size": st.integers(1, 6), "num_steps": st.integers(1, 7)}
 both = pytest.mark.parametrize("batches", [sequential_batches, random_batches])

@@ -1,58 +1,68 @@
 """One step at a time: `RNNCell`, other activations, and how the recurrent matrix is drawn."""
 
+import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import seeds
 
-from nprnn import RNN, RNNCell, cells
+from nprnn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, cells
 from nprnn.gradcheck import check_gradients
+from nprnn.testing import assert_gradients, map_state, seeds
+
+CELLS = {"tanh": RNNCell, "relu": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
+    st.sampled_from(list(CELLS)),
     st.integers(1, 4),
     st.integers(1, 4),
     st.integers(0, 3),
     st.booleans(),
-    st.sampled_from(["tanh", "relu"]),
     st.booleans(),
     seeds,
 )
-def test_a_cell_is_one_step(width, H, B, bias, nonlinearity, integers, seed):
+def test_a_cell_is_one_step(unit, width, H, B, bias, integers, seed):
     rng = np.random.default_rng(seed)
-    cell = RNNCell(width, H, bias, nonlinearity, dtype=np.float64, rng=rng)
+    kind = {"nonlinearity": unit} if CELLS[unit] is RNNCell else {}
+    cell = CELLS[unit](width, H, bias, **kind, dtype=np.float64, rng=rng)
     params = {k: rng.normal(size=v.shape) for k, v in cell.params.items()}
     cell = cell.with_params(params)
     shape = (B,) if B else ()
     x = np.array(rng.integers(0, width, shape)) if integers else rng.normal(size=(*shape, width))
-    h = rng.normal(size=(*shape, H))
-    output, state, cache = cell.forward(x, h)
-    vectors = np.eye(width)[x] if integers else x
-    a = vectors @ params["weight_ih"].T + h @ params["weight_hh"].T
-    a = a + params.get("bias_ih", 0) + params.get("bias_hh", 0)
-    expected = np.tanh(a) if nonlinearity == "tanh" else np.maximum(a, 0)
-    np.testing.assert_allclose(output, expected, atol=1e-13)
-    np.testing.assert_array_equal(output, state)
-    np.testing.assert_array_equal(cell(x, h)[0], output)
+    state = tuple(rng.normal(size=(2 if unit == "lstm" else 1, *shape, H)))
+    state = state if unit == "lstm" else state[0]
+    output, final, cache = cell.forward(x, state)
 
-    d_output, d_state = rng.normal(size=(2, *output.shape))
-    d_x, d_h, grads = cell.backward(d_output, d_state, cache)
-    variables = {**params, "h": h} | ({} if integers else {"x": x})
-    gradients = {**grads, "h": d_h} | ({} if integers else {"x": d_x})
+    vectors = (np.eye(width)[x] if integers else x).reshape(1, B or 1, width)
+    expected, expected_final = naive.rnn(
+        {f"{name}_l0": value for name, value in params.items()},
+        vectors,
+        map_state(lambda part: part.reshape(1, B or 1, H), state),
+        num_layers=1,
+        num_directions=1,
+        cell=unit,
+        lengths=[1] * (B or 1),
+    )
+    np.testing.assert_allclose(output, expected.reshape(output.shape), atol=1e-13)
+    flat = map_state(lambda part: part.reshape(output.shape), expected_final)
+    np.testing.assert_allclose(final, flat, atol=1e-13)
+    np.testing.assert_array_equal(final[0] if unit == "lstm" else final, output)
+    np.testing.assert_array_equal(cell(x, state)[0], output)
+    d_x, d_state, grads = cell.backward(output, final, cache)
+    assert (d_x is None) == integers
+    assert np.shape(d_state) == np.shape(state)
+    assert grads.keys() == params.keys()
+    if unit != "relu" or not integers:
+        assert_gradients(cell, x, state)
 
-    def loss(p):
-        out, final = cell.with_params({k: p[k] for k in params})(p.get("x", x), p["h"])
-        return (out * d_output).sum() + (final * d_state).sum()
 
-    check_gradients(loss, variables, gradients, method="complex")
-
-
-def test_a_loop_over_a_cell_is_the_layer():
+@pytest.mark.parametrize("layer_kind", [RNN, GRU, LSTM])
+def test_a_loop_over_a_cell_is_the_layer(layer_kind):
     rng = np.random.default_rng(0)
-    layer = RNN(3, 4, dtype=np.float64, rng=0)
-    cell = RNNCell(3, 4, dtype=np.float64, rng=0)
+    layer = layer_kind(3, 4, dtype=np.float64, rng=0)
+    cell = {RNN: RNNCell, GRU: GRUCell, LSTM: LSTMCell}[layer_kind](3, 4, dtype=np.float64, rng=0)
     for name, value in cell.params.items():
         np.testing.assert_array_equal(value, layer.params[f"{name}_l0"])
     x, h = rng.normal(size=(5, 2, 3)), None
@@ -64,6 +74,7 @@ def test_a_loop_over_a_cell_is_the_layer():
 def test_a_cell_refuses_and_shows_itself():
     cell = RNNCell(3, 4, rng=0)
     assert repr(cell) == "RNNCell(3, 4)"
+    assert repr(LSTMCell(3, 4, forget_bias=1)) == "LSTMCell(3, 4, forget_bias=1.0)"
     assert repr(RNNCell(3, 4, False, "relu")) == "RNNCell(3, 4, nonlinearity='relu', bias=False)"
     assert list(cell.params) == ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
     with pytest.raises(ValueError, match="x must have shape"):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds
 
 from nprnn.generation import sampler
+from nprnn.testing import seeds
 
 
 def frequencies(draw, logits, n=5000):

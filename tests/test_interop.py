@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layer_options, seeds
 
 import nprnn
 from nprnn import RNN, Linear, RNNCell, interop, weights
+from nprnn.testing import layer_options, seeds
 
 H, I, V = 4, 3, 5  # noqa: E741
 

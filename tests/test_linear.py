@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import seeds
 
 from nprnn import Linear
 from nprnn.gradcheck import check_gradients
+from nprnn.testing import seeds
 
 
 @settings(deadline=None)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
-from strategies import seeds
 
 from nprnn import mean_squared_error, softmax_cross_entropy
 from nprnn.gradcheck import check_gradients
+from nprnn.testing import seeds
 
 
 @st.composite

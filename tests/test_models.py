@@ -5,51 +5,62 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import seeds
 
 import nprnn
 from nprnn import LanguageModel
 from nprnn.gradcheck import check_gradients
+from nprnn.testing import map_state, seeds
 
 
 @st.composite
-def language_models(draw, **fixed):
+def language_models(draw, smooth=False):
     options = {
         "vocab_size": draw(st.integers(2, 5)),
         "hidden_size": draw(st.integers(1, 4)),
         "num_layers": draw(st.integers(1, 2)),
-        "nonlinearity": draw(st.sampled_from(["tanh", "relu"])),
-    } | fixed
+        "cell": draw(st.sampled_from(["rnn", "gru", "lstm"])),
+    }
+    if options["cell"] == "rnn":
+        options["nonlinearity"] = draw(st.sampled_from(["tanh"] if smooth else ["tanh", "relu"]))
+    if draw(st.booleans()):
+        options["tie_weights"] = draw(st.booleans())
+        width = options["hidden_size"] if options["tie_weights"] else draw(st.integers(1, 4))
+        options["embedding_size"] = width
     rng = np.random.default_rng(draw(seeds))
     model = LanguageModel(**options, dtype=np.float64, rng=rng)
     model = model.with_params({k: rng.normal(0, 0.7, v.shape) for k, v in model.params.items()})
     T, B = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     inputs, targets = rng.integers(0, options["vocab_size"], (2, T, B))
-    state = rng.normal(size=(options["num_layers"], B, options["hidden_size"]))
+    state = map_state(lambda part: rng.normal(size=part.shape), model(inputs)[1])
     return model, inputs, targets, state
+
+
+def unit_of(model):
+    """Return the name by which tests/naive.py knows the model's cell."""
+    return getattr(model.rnn, "nonlinearity", type(model.rnn).__name__.lower())
 
 
 @settings(max_examples=50, deadline=None)
 @given(language_models())
 def test_loss_is_the_definition(drawn):
     model, inputs, targets, state = drawn
-    nonlinearity = model.rnn.nonlinearity
     expected, expected_state = naive.language_model_loss(
-        model.params, inputs, targets, state, nonlinearity
+        model.params, inputs, targets, state, unit_of(model)
     )
     for loss, final in [
         model.loss(inputs, targets, state),
         model.loss_and_grads(inputs, targets, state)[::2],
     ]:
         assert loss == pytest.approx(expected, rel=1e-12)
+        assert isinstance(final, tuple) == isinstance(state, tuple)
         np.testing.assert_allclose(final, expected_state, atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(language_models(), st.sampled_from(["complex", "directional"]))
 def test_every_gradient(drawn, method):
     model, inputs, targets, state = drawn
-    if method == "directional" and model.rnn.nonlinearity == "relu":
+    if method == "directional" and unit_of(model) == "relu":
         method = "complex"  # a finite step may cross a kink
     _, grads, _ = model.loss_and_grads(inputs, targets, state)
 
@@ -60,7 +71,7 @@ def test_every_gradient(drawn, method):
 
 
 @settings(max_examples=15, deadline=None)
-@given(language_models(nonlinearity="tanh"))
+@given(language_models(smooth=True))
 def test_every_gradient_by_central_differences(drawn):
     model, inputs, targets, state = drawn
     _, grads, _ = model.loss_and_grads(inputs, targets, state)
@@ -71,10 +82,11 @@ def test_every_gradient_by_central_differences(drawn):
     check_gradients(loss, model.params, grads, method="central", rtol=1e-7)
 
 
-def test_truncated_bptt_cuts_the_gradient_and_not_the_state():
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_truncated_bptt_cuts_the_gradient_and_not_the_state(cell):
     """The second window's gradient is that of its own loss, the incoming state held constant."""
     rng = np.random.default_rng(0)
-    model = LanguageModel(5, 4, dtype=np.float64, rng=rng)
+    model = LanguageModel(5, 4, cell=cell, dtype=np.float64, rng=rng)
     tokens = rng.integers(0, 5, (9, 3))
     _, _, state = model.loss_and_grads(tokens[:4], tokens[1:5])
     loss, grads, final = model.loss_and_grads(tokens[4:8], tokens[5:9], state)
@@ -96,11 +108,13 @@ def test_truncated_bptt_cuts_the_gradient_and_not_the_state():
 
 
 def test_the_outgoing_state_keeps_no_other_array_alive():
-    model = LanguageModel(5, 4, rng=0)
     tokens = np.zeros((50, 2), int)
-    for state in (model.loss(tokens, tokens)[1], model.loss_and_grads(tokens, tokens)[2]):
-        base = state if state.base is None else state.base
-        assert base.size == state.size
+    for cell, size in [("rnn", 8), ("lstm", 16)]:
+        model = LanguageModel(5, 4, cell=cell, rng=0)
+        for state in (model.loss(tokens, tokens)[1], model.loss_and_grads(tokens, tokens)[2]):
+            for part in state if cell == "lstm" else [state]:
+                base = part if part.base is None else part.base
+                assert base.size == size
 
 
 def test_parameters_are_named_after_the_parts_and_live_in_one_place():
@@ -112,6 +126,27 @@ def test_parameters_are_named_after_the_parts_and_live_in_one_place():
     model.params["readout.bias"] = model.params["readout.bias"] + np.float32([0, 0, 5, 0, 0])
     assert model.loss([[1]], [[2]])[0] < before
     assert model.readout.params["bias"] is model.params["readout.bias"]
+
+
+def test_an_embedding_and_tied_weights():
+    plain = LanguageModel(5, 4, embedding_size=3, rng=0)
+    assert next(iter(plain.params)) == "embedding.weight"
+    assert plain.params["embedding.weight"].shape == (5, 3)
+    assert plain.rnn.input_size == 3
+    tied = LanguageModel(5, 4, embedding_size=4, tie_weights=True, rng=0)
+    assert "readout.weight" not in tied.params
+    assert tied.readout.params["weight"] is tied.params["embedding.weight"]
+    assert np.abs(tied.params["embedding.weight"]).max() <= 1 / 2
+    text = np.arange(41)[:, None] % 5
+    for model in (plain, tied):
+        optimizer = nprnn.Adam(model.params, lr=0.03)
+        for _ in range(60):
+            loss, grads, _ = model.loss_and_grads(text[:-1], text[1:])
+            assert list(grads) == list(model.params)
+            optimizer.step(grads)
+        assert loss < 0.1
+        written = list(itertools.islice(model.generate([0, 1], temperature=0), 6))
+        assert written == [2, 3, 4, 0, 1, 2]
 
 
 def test_dropout_acts_with_a_generator_only_and_its_gradient_uses_the_same_mask():
@@ -139,8 +174,11 @@ def test_single_precision_throughout():
     assert grads.keys() == model.params.keys()
 
 
-def test_generation_is_greedy_at_temperature_zero():
-    model = LanguageModel(6, 8, dtype=np.float64, rng=3)
+@pytest.mark.parametrize(
+    "options", [{}, {"cell": "gru"}, {"cell": "lstm"}, {"cell": "lstm", "embedding_size": 3}]
+)
+def test_generation_is_greedy_at_temperature_zero(options):
+    model = LanguageModel(6, 8, **options, dtype=np.float64, rng=3)
     prefix = [1, 2, 3]
     drawn = list(itertools.islice(model.generate(prefix, temperature=0), 8))
     tokens = list(prefix)
@@ -178,6 +216,20 @@ def test_generation_is_lazy_and_two_at_once_do_not_meet():
     assert [pair[0] for pair in both] == alone
 
 
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_each_cell_lowers_its_loss_in_twenty_steps(cell):
+    model = LanguageModel(6, 12, cell=cell, rng=0)
+    optimizer = nprnn.Adam(model.params, lr=0.05)
+    window, losses = np.random.default_rng(0).integers(0, 6, (9, 4)), []
+    for _ in range(20):
+        loss, grads, _ = model.loss_and_grads(window[:-1], window[1:])
+        nprnn.clip_grad_norm(grads, 1.0)
+        optimizer.step(grads)
+        losses.append(float(loss))
+    assert losses[-1] < losses[10] < losses[0]
+    assert losses[-1] < 0.9 * losses[0]
+
+
 def test_the_model_learns_and_its_text_shows_it():
     text = "a recurrent network reads a text and writes one. " * 40
     vocabulary = nprnn.Vocabulary(text)
@@ -198,7 +250,24 @@ MODEL = LanguageModel(5, 4, rng=0)
     [
         (lambda: LanguageModel(0, 4), ValueError, ["vocab_size", "at least 1"]),
         (lambda: LanguageModel(5, 0), ValueError, ["hidden_size", "at least 1"]),
-        (lambda: LanguageModel(5, 4, cell="cnn"), ValueError, ["cell", "'rnn'", "'cnn'"]),
+        (lambda: LanguageModel(5, 4, cell="cnn"), ValueError, ["cell", "'rnn'", "'gru'", "'cnn'"]),
+        (
+            lambda: LanguageModel(5, 4, cell="gru", nonlinearity="relu"),
+            ValueError,
+            ["nonlinearity", "cell='rnn'", "cell='gru'"],
+        ),
+        (
+            lambda: LanguageModel(5, 4, cell="gru", forget_bias=1.0),
+            ValueError,
+            ["forget_bias", "cell='lstm'", "cell='gru'"],
+        ),
+        (
+            lambda: LanguageModel(5, 4, embedding_size=3, tie_weights=True),
+            ValueError,
+            ["tie_weights", "embedding_size=hidden_size=4", "3"],
+        ),
+        (lambda: LanguageModel(5, 4, tie_weights=True), ValueError, ["tie_weights", "None"]),
+        (lambda: LanguageModel(5, 4, embedding_size=0), ValueError, ["embedding_size", "1"]),
         (lambda: MODEL.loss([[5]], [[0]]), ValueError, ["inputs", "vocab_size-1 = 4", "5"]),
         (lambda: MODEL.loss([[0]], [[-1]]), ValueError, ["targets", "vocab_size-1 = 4", "-1"]),
         (lambda: MODEL.loss([[0]], [0]), ValueError, ["targets", "(1, 1)", "(1,)"]),

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_optim import PATH, STEPS
 from record_torch import load
-from strategies import seeds
 from test_torch_reference import assert_same, in_precision
 
 import nprnn
@@ -26,6 +25,7 @@ from nprnn import (
     optim,
     weights,
 )
+from nprnn.testing import seeds
 
 REFERENCE = load(PATH)
 

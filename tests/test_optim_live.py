@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_optim import PATH, STEPS, draw_problem, record, torch_run
 from record_torch import load
-from strategies import seeds
 from test_torch_live import assert_near
 from test_torch_reference import assert_same
 
 import nprnn
 from nprnn.schedules import cosine, exponential, step_decay, warm_up
+from nprnn.testing import seeds
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_torch import draw_problem, load, record, torch_passes
-from strategies import seeds
 from test_torch_reference import TOLERANCES, assert_same, nprnn_passes
 
 import nprnn
 from nprnn import RNN, SGD
+from nprnn.testing import map_state, seeds
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -22,10 +22,13 @@ def problems(draw):
     batched = draw(st.booleans()) or draw(st.booleans())
     T, B = draw(st.integers(1, 6)), draw(st.integers(1, 4)) if batched else 1
     rng = np.random.default_rng(draw(seeds))
+    cell = draw(st.sampled_from(["RNN", "GRU", "LSTM"]))
+    kind = {"nonlinearity": draw(st.sampled_from(["tanh", "relu"]))} if cell == "RNN" else {}
     problem = draw_problem(
         rng,
         T,
         B,
+        cell=cell,
         lengths=rng.integers(1, T + 1, B) if batched and draw(st.booleans()) else None,
         batched=batched,
         ids=draw(st.sampled_from([False, False, True])),
@@ -33,7 +36,7 @@ def problems(draw):
         input_size=draw(st.integers(1, 5)),
         hidden_size=draw(st.integers(1, 5)),
         num_layers=draw(st.integers(1, 3)),
-        nonlinearity=draw(st.sampled_from(["tanh", "relu"])),
+        **kind,
         bias=draw(st.booleans()),
         batch_first=draw(st.booleans()),
         dropout=0.0,
@@ -43,7 +46,7 @@ def problems(draw):
     return problem | {absent: None} if absent else problem
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(problems())
 def test_outputs_states_and_gradients(problem):
     for precision, rtol in TOLERANCES:
@@ -57,10 +60,12 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_weights_travel_without_a_mapping(options):
+def test_weights_travel_without_a_mapping(cell, options):
     """Names, order, shapes and dtype are the same, so either side takes the other's dict."""
-    module, layer = torch.nn.RNN(3, 4, **options), RNN(3, 4, **options, rng=0)
+    module = getattr(torch.nn, cell)(3, 4, **options)
+    layer = getattr(nprnn, cell)(3, 4, **options, rng=0)
     params = {name: value.numpy() for name, value in module.state_dict().items()}
     shapes = [(name, value.shape, value.dtype) for name, value in params.items()]
     assert [(name, value.shape, value.dtype) for name, value in layer.params.items()] == shapes
@@ -77,6 +82,62 @@ def test_weights_travel_without_a_mapping(options):
     assert list(readout.params) == list(params)
     with torch.no_grad():
         assert_same(readout.with_params(params)(x), module(torch.tensor(x)).numpy(), 1e-5)
+
+
+@pytest.mark.parametrize("cell", ["RNNCell", "GRUCell", "LSTMCell"])
+def test_a_single_step(cell):
+    module, step = getattr(torch.nn, cell)(3, 4), getattr(nprnn, cell)(3, 4, rng=0)
+    params = {name: value.numpy() for name, value in module.state_dict().items()}
+    assert list(step.params) == list(params)
+    rng = np.random.default_rng(0)
+    x, *state = (rng.normal(size=(2, width)).astype(np.float32) for width in (3, 4, 4))
+    state = tuple(state) if cell == "LSTMCell" else state[0]
+    with torch.no_grad():
+        expected = module(torch.tensor(x), map_state(torch.tensor, state))
+    _, final = step.with_params(params)(x, state)
+    map_state(lambda a, b: assert_same(a, b.numpy(), 1e-5), final, expected)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_fifty_steps_of_adam_with_embedding_and_tied_weights(cell):
+    """A whole model, its state carried, beside the same in PyTorch."""
+    V, H, T, B = 7, 5, 6, 3
+    tokens = np.random.default_rng(0).integers(0, V, (50 * T + 1, B))
+    model = nprnn.LanguageModel(
+        V, H, num_layers=2, cell=cell, embedding_size=H, tie_weights=True, dtype=float, rng=0
+    )
+    modules = torch.nn.ModuleDict(
+        {
+            "embedding": torch.nn.Embedding(V, H),
+            "rnn": getattr(torch.nn, cell.upper())(H, H, 2),
+            "readout": torch.nn.Linear(H, V),
+        }
+    ).double()
+    modules["readout"].weight = modules["embedding"].weight
+    tensors = {name: torch.tensor(value) for name, value in model.params.items()}
+    modules.load_state_dict(tensors, strict=False)
+    theirs = torch.optim.Adam(modules.parameters(), lr=0.01)
+    ours = nprnn.Adam(model.params, lr=0.01)
+    state, their_state = None, None
+    for start in range(0, 50 * T, T):
+        window = tokens[start : start + T + 1]
+        loss, grads, state = model.loss_and_grads(window[:-1], window[1:], state)
+        nprnn.clip_grad_norm(grads, 0.5)
+        ours.step(grads)
+        hidden, their_state = modules["rnn"](
+            modules["embedding"](torch.tensor(window[:-1])), their_state
+        )
+        their_state = map_state(lambda part: part.detach(), their_state)
+        logits = modules["readout"](hidden).reshape(-1, V)
+        their_loss = torch.nn.functional.cross_entropy(logits, torch.tensor(window[1:]).reshape(-1))
+        theirs.zero_grad()
+        their_loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), 0.5)
+        theirs.step()
+        assert loss == pytest.approx(their_loss.item(), rel=1e-9)
+    for name, value in modules.named_parameters():
+        assert_same(model.params[name], value.detach().numpy(), 1e-9)
+    map_state(lambda a, b: assert_same(a, b.numpy(), 1e-9), state, their_state)
 
 
 def test_an_empty_batch():

@@ -5,7 +5,7 @@ import pytest
 from record_torch import IGNORED, load
 
 import nprnn
-from nprnn import RNN, SGD, LanguageModel, clip_grad_norm
+from nprnn import SGD, LanguageModel, clip_grad_norm
 
 REFERENCE = load()
 TOLERANCES = [("float64", 1e-12), ("float32", 1e-5)]
@@ -17,11 +17,15 @@ def numbered(records):
 
 
 def assert_same(actual, expected, rtol, floor=0.0, path="results"):
-    """Equal in units of the largest entry of each array, or of `floor`; dicts key by key."""
+    """Equal in units of the largest entry of each array, or of `floor`; dicts, lists by items."""
     if isinstance(expected, dict):
         assert list(actual) == list(expected), path
         for name in expected:
             assert_same(actual[name], expected[name], rtol, floor, f"{path}[{name!r}]")
+        return
+    if isinstance(expected, list):
+        for i, (part, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_same(part, other, rtol, floor, f"{path}[{i}]")
         return
     assert np.shape(actual) == np.shape(expected), path
     atol = rtol * max(floor, float(np.abs(expected).max(initial=0)))
@@ -34,27 +38,40 @@ def in_precision(arrays, precision):
 
 def nprnn_passes(problem, precision, params=None):
     """The counterpart of record_torch.torch_passes."""
-    layer = RNN(**problem["options"], dtype=precision)
+    layer = getattr(nprnn, problem["cell"])(**problem["options"], dtype=precision)
     params = in_precision(problem["params"], precision) if params is None else params
     assert list(layer.params) == list(params)
     layer = layer.with_params(params)
-    x, state, d_output, d_state = (
+    x, d_output = (
         value if value is None or value.dtype.kind == "i" else value.astype(precision)
-        for value in (problem[name] for name in ("x", "state", "d_output", "d_state"))
+        for value in (problem["x"], problem["d_output"])
     )
+    state, d_state = (as_state(problem[name], precision) for name in ("state", "d_state"))
     output, final, cache = layer.forward(x, state, lengths=problem["lengths"])
     d_x, d_state_0, grads = layer.backward(d_output, d_state, cache)
-    results = {"output": output, "state": final, "grads": grads}
+    results = {"output": output, "state": parts(final), "grads": grads}
     if d_x is not None:
         results["d_x"] = d_x
     if state is not None:
-        results["d_state_0"] = d_state_0
-    arrays = [*grads.values(), *(value for name, value in results.items() if name != "grads")]
+        results["d_state_0"] = parts(d_state_0)
+    arrays = [output, *parts(final), *grads.values(), *results.get("d_state_0", [])]
     assert {array.dtype.name for array in arrays} == {precision}
     return results
 
 
-@numbered(REFERENCE["rnn"])
+def as_state(arrays, precision):
+    """Return a list of recorded arrays as a layer takes them."""
+    if arrays is None:
+        return None
+    converted = tuple(array.astype(precision) for array in arrays)
+    return converted if len(converted) > 1 else converted[0]
+
+
+def parts(state):
+    return list(state) if isinstance(state, tuple) else [state]
+
+
+@numbered([*REFERENCE["rnn"], *REFERENCE["gru"], *REFERENCE["lstm"]])
 @PRECISIONS
 def test_outputs_and_gradients(record, precision, rtol):
     assert_same(nprnn_passes(record, precision), record["torch"], rtol)
@@ -62,12 +79,15 @@ def test_outputs_and_gradients(record, precision, rtol):
 
 def test_the_record_spans_the_options():
     """A record of too little would pass."""
-    records = REFERENCE["rnn"]
-    for name in ("bidirectional", "nonlinearity", "bias", "batch_first"):
-        assert len({record["options"][name] for record in records}) == 2
-    assert {record["options"]["num_layers"] for record in records} == {1, 2, 3}
-    assert {record["lengths"] is None for record in records} == {True, False}
-    assert any(gradient.any() for r in records for gradient in r["torch"]["grads"].values())
+    for cell in ("rnn", "gru", "lstm"):
+        records = REFERENCE[cell]
+        assert {record["cell"] for record in records} == {cell.upper()}
+        for name in ("bidirectional", "bias", "batch_first"):
+            assert len({record["options"][name] for record in records}) == 2
+        assert {record["options"]["num_layers"] for record in records} == {1, 2, 3}
+        assert {record["lengths"] is None for record in records} == {True, False}
+        assert any(gradient.any() for r in records for gradient in r["torch"]["grads"].values())
+    assert len({record["options"]["nonlinearity"] for record in REFERENCE["rnn"]}) == 2
 
 
 @numbered(REFERENCE["sgd"]["runs"])
