@@ -24,9 +24,24 @@ import nprnn
 BUDGET = 5_000_000  # characters to train on by default, so that small and large texts take alike
 MOST_EPOCHS = 100  # however small the text is
 WARM_UP = 100  # steps over which the learning rate rises to its peak
-MOMENTUM = 0.9
 HELD_OUT = 0.1  # part of the text that is kept for validation, ...
 MOST_HELD_OUT = 100_000  # ... and the most of it, in characters
+
+# What makes an optimizer over parameters, and the peak learning rate that suits it.
+OPTIMIZERS = {
+    "sgd": (lambda params: nprnn.SGD(params, 0.0, momentum=0.9), 0.3),
+    "adagrad": (nprnn.Adagrad, 0.02),
+    "rmsprop": (nprnn.RMSprop, 0.002),
+    "adam": (nprnn.Adam, 0.003),
+    "adamw": (nprnn.AdamW, 0.003),
+}
+# From the peak learning rate and the number of steps.
+SCHEDULES = {
+    "cosine": nprnn.schedules.cosine,
+    "constant": lambda lr, steps: nprnn.schedules.constant(lr),
+    "step": lambda lr, steps: nprnn.schedules.step_decay(lr, steps // 3 + 1),
+    "exponential": lambda lr, steps: nprnn.schedules.exponential(lr, 0.01 ** (1 / steps)),
+}
 
 
 def main(arguments=None):
@@ -41,7 +56,15 @@ def main(arguments=None):
     except (OSError, ValueError) as error:
         return complain(str(error))
     fit_batches(options, len(training))
-    model = nprnn.LanguageModel(len(vocabulary), options.hidden_size, rng=options.seed)
+    model = nprnn.LanguageModel(
+        len(vocabulary),
+        options.hidden_size,
+        num_layers=options.num_layers,
+        cell=options.cell,
+        dropout=options.dropout,
+        recurrent_init="orthogonal",
+        rng=options.seed,
+    )
     introduce(options, vocabulary, training, validation, model)
     try:
         loss = fit(options, model, training, validation)
@@ -66,10 +89,21 @@ def parse(arguments):
         default=argparse.SUPPRESS,
         help="a text in UTF-8; without it, Python's own manual (pydoc_data.topics)",
     )
-    add("--hidden-size", metavar="H", type=whole(1), default=256, help="hidden units")
+    add("--cell", choices=["rnn", "gru", "lstm"], default="rnn", help="kind of layer")
+    add("--hidden-size", metavar="H", type=whole(1), default=256, help="units in a layer")
+    add("--num-layers", metavar="L", type=whole(1), default=1, help="layers")
+    add("--dropout", metavar="P", type=part, default=0.0, help="between layers")
     add("--batch-size", metavar="B", type=whole(1), default=16, help="sequences in a batch")
     add("--num-steps", metavar="T", type=whole(1), default=64, help="characters in a window")
-    add("--lr", type=above_zero, default=0.3, help="peak learning rate")
+    add("--optimizer", choices=list(OPTIMIZERS), default="adam", help="how steps are taken")
+    rates = ", ".join(f"{name} {rate:g}" for name, (_, rate) in OPTIMIZERS.items())
+    add(
+        "--lr",
+        type=above_zero,
+        default=argparse.SUPPRESS,
+        help=f"peak learning rate (default: {rates})",
+    )
+    add("--schedule", choices=list(SCHEDULES), default="cosine", help="how the rate falls")
     add("--max-norm", type=above_zero, default=1.0, help="gradients are clipped to this norm")
     add(
         "--epochs",
@@ -82,7 +116,12 @@ def parse(arguments):
     add("--prefix", default="", help="what the text at the end begins with")
     add("--length", type=whole(0), default=500, help="characters to write at the end")
     add("--temperature", type=at_least_zero, default=0.7, help="0 always takes the likeliest")
-    return parser.parse_args(arguments, argparse.Namespace(file=None))
+    options = parser.parse_args(arguments, argparse.Namespace(file=None))
+    if "lr" not in options:
+        _, options.lr = OPTIMIZERS[options.optimizer]
+    if options.dropout and options.num_layers == 1:
+        parser.error("--dropout acts between layers: it needs --num-layers of at least 2")
+    return options
 
 
 def whole(minimum):
@@ -116,6 +155,14 @@ def above_zero(text):
     value = at_least_zero(text)
     if value == 0:
         raise argparse.ArgumentTypeError("must be above 0, got 0")
+    return value
+
+
+def part(text):
+    """Read a number in [0, 1)."""
+    value = at_least_zero(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be below 1, got {text}")
     return value
 
 
@@ -174,32 +221,27 @@ def introduce(options, vocabulary, training, validation, model):
         f"{len(validation)} held out, {len(vocabulary)} different"
     )
     note(
-        f"{options.hidden_size} units, {size} parameters; {options.total_steps} steps of "
-        f"{options.batch_size} x {options.num_steps} characters, up to {options.epochs} epochs or "
-        f"{options.max_seconds:g} s"
+        f"{options.cell}, {options.num_layers} x {options.hidden_size} units, {size} parameters; "
+        f"{options.total_steps} steps of {options.batch_size} x {options.num_steps} characters, "
+        f"up to {options.epochs} epochs or {options.max_seconds:g} s"
     )
 
 
 def fit(options, model, training, validation):
     """Train to the end, or to Ctrl-C; leave the best weights in the model, return their loss."""
-    epochs, total = options.epochs, options.total_steps
-    warm_up = min(WARM_UP, total // 10 + 1)
-
-    def rate(step):
-        """Rise to the peak, then fall to zero along a cosine."""
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-        return options.lr * min(1.0, (step + 1) / warm_up) * fall
-
+    total = options.total_steps
+    make_optimizer, _ = OPTIMIZERS[options.optimizer]
+    schedule = SCHEDULES[options.schedule](options.lr, total)
     records = nprnn.train(
         model,
         training,
         batch_size=options.batch_size,
         num_steps=options.num_steps,
-        epochs=epochs,
+        epochs=options.epochs,
         max_steps=total,
         max_seconds=options.max_seconds,
-        optimizer=nprnn.SGD(model.params, options.lr, momentum=MOMENTUM),
-        lr=rate,
+        optimizer=make_optimizer(model.params),
+        lr=nprnn.schedules.warm_up(schedule, min(WARM_UP, total // 10 + 1)),
         max_norm=options.max_norm,
         validation=validation,
         per="step",

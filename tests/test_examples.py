@@ -24,8 +24,8 @@ import rnn_from_scratch as scratch  # noqa: E402
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 SMALL = ["--hidden-size", "16", "--epochs", "3", "--length", "40"]
 OPTIONS = (
-    "--hidden-size --batch-size --num-steps --lr --max-norm --epochs --max-seconds --seed "
-    "--prefix --length --temperature"
+    "--cell --hidden-size --num-layers --dropout --batch-size --num-steps --optimizer --lr "
+    "--schedule --max-norm --epochs --max-seconds --seed --prefix --length --temperature"
 )
 ENVIRONMENT = {
     **os.environ,
@@ -78,6 +78,24 @@ def test_tiny_texts_do_not_crash(tmp_path, length):
         result = run(path, "--hidden-size", "4", "--length", "5", "--max-seconds", "2", *extra)
         assert result.returncode == 0, result.stderr
         assert "bits per character" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--cell gru --optimizer adamw --schedule exponential",
+        "--cell lstm --num-layers 2 --dropout 0.2 --optimizer rmsprop --schedule step",
+        "--cell rnn --optimizer adagrad --schedule constant",
+        "--cell lstm --optimizer sgd --schedule cosine",
+    ],
+)
+def test_cells_optimizers_and_schedules(book, options):
+    small = ["--hidden-size", "24", "--epochs", "60", "--length", "20", "--max-seconds", "60"]
+    result = run(book, *small, *options.split())
+    assert result.returncode == 0, result.stderr
+    assert options.split()[1] in result.stderr
+    uniform = len(set(TEXT))
+    assert float(re.search(r"perplexity ([\d.]+)$", result.stdout, re.M)[1]) < 0.7 * uniform
 
 
 def test_a_run_out_of_time_says_so(book):
@@ -141,6 +159,12 @@ def test_help_shows_the_defaults():
         (TEXT.encode(), ["--hidden-size", "-3"], "--hidden-size: must be at least 1, got -3"),
         (TEXT.encode(), ["--batch-size", "x"], "--batch-size: expected a whole number, got 'x'"),
         (TEXT.encode(), ["--num-steps", "1.5"], "--num-steps: expected a whole number"),
+        (TEXT.encode(), ["--cell", "cnn"], "--cell: invalid choice: 'cnn'"),
+        (TEXT.encode(), ["--optimizer", "lion"], "--optimizer: invalid choice: 'lion'"),
+        (TEXT.encode(), ["--schedule", "up"], "--schedule: invalid choice: 'up'"),
+        (TEXT.encode(), ["--dropout", "1"], "--dropout: must be below 1, got 1"),
+        (TEXT.encode(), ["--dropout", "0.5"], "--dropout acts between layers"),
+        (TEXT.encode(), ["--num-layers", "0"], "--num-layers: must be at least 1"),
         (TEXT.encode(), ["--lr", "0"], "--lr: must be above 0"),
         (TEXT.encode(), ["--lr", "nan"], "--lr: must be a number of at least 0, got nan"),
         (TEXT.encode(), ["--max-norm", "-1"], "--max-norm"),
