@@ -11,8 +11,9 @@ writes into the arrays that it is given.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +59,14 @@ def _sigmoid(a: Array) -> None:
     np.tanh(a, out=a)
     np.multiply(a, 0.5, out=a)
     np.add(a, 0.5, out=a)
+
+
+@functools.cache
+def _sigmoid_but_for_g(H: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return slope and offset, (4*H,) each, that make a tanh a sigmoid: ½ and ½, for g 1 and 0."""
+    pair: Array = np.repeat(np.array([[0.5, 0.5, 1, 0.5], [0.5, 0.5, 0, 0.5]], dtype), H, axis=1)
+    pair.flags.writeable = False  # every caller gets the same
+    return pair[0], pair[1]
 
 
 class Cell:
@@ -287,14 +296,17 @@ class LSTMCell(Cell):
         """Compute the equations of the class; `gates` holds i, f, g, o then, `kept` tanh(c')."""
         (_, c_before), (h, c) = before, after
         H = h.shape[1]
+        i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
+        # σ(a) = (1 + tanh(a/2)) / 2: one tanh for all gates, with a/2 where σ is wanted
+        slope, offset = _sigmoid_but_for_g(H, gates.real.dtype)
         np.add(gates, hidden, out=gates)
-        i_f, g, o = gates[:, : 2 * H], gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
-        _sigmoid(i_f)
-        np.tanh(g, out=g)
-        _sigmoid(o)
+        np.multiply(gates, slope, out=gates)
+        np.tanh(gates, out=gates)
+        np.multiply(gates, slope, out=gates)
+        np.add(gates, offset, out=gates)
         # c' = f ∘ c + i ∘ g
-        np.multiply(i_f[:, :H], g, out=h)
-        np.multiply(i_f[:, H:], c_before, out=c)
+        np.multiply(i, g, out=h)
+        np.multiply(f, c_before, out=c)
         np.add(c, h, out=c)
         # h' = o ∘ tanh(c')
         np.tanh(c, out=kept)
