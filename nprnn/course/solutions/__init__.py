@@ -1,0 +1,1 @@
+"""The exercises' solutions, which `nprnn exercise solution NAME` shows."""
