@@ -74,7 +74,7 @@ __all__ = [
 
 # What few programs need is loaded when it is first asked for: functions by the module they are in.
 _ON_REQUEST = {"diagnose": "diagnosis"}
-_MODULES_ON_REQUEST = ("interop", "testing", "weights")
+_MODULES_ON_REQUEST = ("course", "interop", "testing", "weights")
 
 
 def __getattr__(name: str) -> Any:

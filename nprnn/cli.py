@@ -34,7 +34,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _note("stopped")
         return 130
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         _note(f"nprnn: error: {_sentence(error)}")
         return 2
     return status
@@ -96,7 +96,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
 
 
 def _list(options: Any) -> int:
-    from .course.exercises import EXERCISES
+    from .course.catalogue import EXERCISES
 
     for each in EXERCISES:
         _write(f"{each.name:21}  {each.title}")
@@ -108,7 +108,7 @@ def _start(options: Any) -> int:
     from . import course
 
     path = course.start(options.name, options.folder)
-    _write(f"{path} is written; fill it in, then: nprnn exercise check {path}")
+    _write(f"{path} is written; fill it in, then\n\nnprnn exercise check {path}")
     return 0
 
 
@@ -116,13 +116,8 @@ def _check(options: Any) -> int:
     from . import course
 
     report = course.check(options.file, time_limit=options.time_limit)
-    if options.json:
-        _write(report.to_json())
-    elif report.error is not None:
-        _note(str(report))
-    else:
-        _write(str(report))
-    return report.exit_status
+    _write(report.to_json() if options.json else str(report))
+    return 0 if report.passed else 1
 
 
 def _solution(options: Any) -> int:

@@ -3,7 +3,7 @@
 ``nprnn exercise`` is the same on the command line.
 """
 
+from .catalogue import case, exercises, solution, start
 from .checking import check
-from .exercises import case, exercises, solution, start
 
 __all__ = ["case", "check", "exercises", "solution", "start"]

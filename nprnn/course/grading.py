@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import hypothesis
 import numpy as np
+from hypothesis import strategies as st
 
-from .exercises import Exercise, Function, Inputs, Sizes, UnusableError, answer, shape
+from .catalogue import Exercise, Function, Inputs, Sizes, UnusableError, answer, shape
 from .mistakes import explanations
 from .report import Result
 
@@ -20,6 +22,7 @@ _RTOL = 1e-5
 _ATOL = 1e-9
 _EXAMPLES = 100
 _MOST_SEED = 999
+_LONGEST = 400  # characters of a learner's error message
 
 Functions = Mapping[str, Any]
 Case = tuple[dict[str, int], int]  # sizes and seed
@@ -31,12 +34,6 @@ class Finding(NamedTuple):
     status: str
     message: str
     got: Inputs | None = None  # arrays, if it came to that
-
-
-def prepare() -> None:
-    """Load what checking needs."""
-    importlib.import_module("hypothesis")
-    importlib.import_module("nprnn.diagnosis")
 
 
 def grade(exercise: Exercise, functions: Functions, file: str = "") -> Iterator[Result]:
@@ -59,13 +56,22 @@ def grade(exercise: Exercise, functions: Functions, file: str = "") -> Iterator[
         if functions[function.name] is None:
             result = Result(exercise.name, function.name, "missing")
         elif waits_for:
-            message = f": {waits_for} comes first"
-            result = Result(exercise.name, function.name, "skipped", message)
+            stub = _is_stub(functions[function.name])
+            message = "" if stub else f"{waits_for} comes first"
+            result = Result(
+                exercise.name, function.name, "not_written" if stub else "skipped", message
+            )
         else:
             result = _judge(exercise, function, functions, file)
         yield result
         if result.status != "passed":
             waits_for = function.name
+
+
+def _is_stub(function: Any) -> bool:
+    """Whether a function is as the template has it, by the only name that its code uses."""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_names == ("NotImplementedError",)
 
 
 def _judge(exercise: Exercise, function: Function, functions: Functions, file: str) -> Result:
@@ -114,7 +120,7 @@ class Trial(NamedTuple):
                 ]
             except UnusableError as error:
                 return Finding("failed", str(error))
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 return Finding(*describe(error, self.file, self.function))
             return _compare(self.function, answers, right, sizes)
 
@@ -134,9 +140,6 @@ def _solutions(exercise: Exercise) -> Functions:
 
 def _smallest(exercise: Exercise, fails: Callable[[Sizes, int], bool]) -> Case | None:
     """Return the smallest case that fails, sizes and seed, or None if none does."""
-    import hypothesis
-    from hypothesis import strategies as st
-
     sizes = {letter: st.sampled_from(values) for letter, values in exercise.sizes.items()}
     settings = hypothesis.settings(
         derandomize=True,
@@ -182,7 +185,8 @@ def describe(error: BaseException, file: str, function: Function | None = None) 
     place = f" in line {lines[-1]}" if lines else ""
     if isinstance(error, SystemExit):
         return "error", f"ends the program{place} (sys.exit or quit): leave that out"
-    text = f"{type(error).__name__}{place}: {error}".removesuffix(": ")
+    said = "".join(letter if letter.isprintable() else " " for letter in str(error)[:_LONGEST])
+    text = f"{type(error).__name__}{place}: {said}".removesuffix(": ")
     if not lines and function is not None:
         text += f"\nit is called as {function.name}({', '.join(function.arguments)})"
     return "error", text

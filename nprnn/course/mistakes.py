@@ -14,7 +14,7 @@ import numpy as np
 
 from ..diagnosis import diagnose
 from ..recurrent import RNN
-from .exercises import Inputs
+from .catalogue import Inputs
 from .solutions.gru_step import gru_step_forward
 from .solutions.rnn import rnn_backward, rnn_forward
 from .solutions.rnn_step import rnn_step_forward

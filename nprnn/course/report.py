@@ -18,7 +18,7 @@ class Result(NamedTuple):
     of mathematics.
     """
 
-    name: str
+    exercise: str
     function: str
     status: str
     message: str = ""
@@ -27,10 +27,10 @@ class Result(NamedTuple):
 
     def lines(self, width: int) -> list[str]:
         """Tell it, the name of the function in a column."""
-        verb = _VERBS[self.status]
-        if self.status in ("missing", "skipped", "not_written"):
-            return _wrap(f"{self.function:{width}}  {verb}{self.message}", "  ")
-        lines = [f"{self.function:{width}}  {verb}"]
+        head = f"{self.function:{width}}  {_VERBS[self.status]}"
+        if self.status == "skipped":
+            return _wrap(f"{head}: {self.message}", "  ")
+        lines = [head]
         for line in self.message.splitlines():
             lines += _wrap(f"  {line}", "    ")
         if self.case is not None:
@@ -46,7 +46,7 @@ class Result(NamedTuple):
         sizes = dict(self.case or {})
         seed = sizes.pop("seed")
         told = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
-        call = f'nprnn.course.case("{self.name}", {told.replace(" ", " ")}, seed={seed})'
+        call = f'nprnn.course.case("{self.exercise}", {told}, seed={seed})'
         head = _wrap(f"  smallest failing case: {told}, seed {seed}; its arrays:", "    ")
         return head + _wrap(f"    {call}", "      ")
 
@@ -67,32 +67,25 @@ class Report(NamedTuple):
     """What `check` found in a file; `str` tells it.
 
     `results` has an entry for each function of the exercises that the file defines. `error` is a
-    sentence if none could be checked. `exit_status` is 0 if all pass, 1 if not, 2 if there was
-    nothing to check.
+    sentence if none could be checked.
     """
 
     file: str
     results: tuple[Result, ...] = ()
     error: str | None = None
-    exit_status: int = 2
 
     @property
     def passed(self) -> bool:
-        """Whether every function passes."""
-        return self.exit_status == 0
+        """Whether there is something to check, and all of it passes."""
+        return bool(self.results) and all(result.status == "passed" for result in self.results)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
-        exercises = []
+        results = []
         for result in self.results:
             pairs = [{"name": name, "mathematics": line} for name, line in result.diagnosis]
-            exercises.append({**result._asdict(), "diagnosis": pairs})
-        return {
-            "file": self.file,
-            "passed": self.passed,
-            "error": self.error,
-            "exercises": exercises,
-        }
+            results.append({**result._asdict(), "diagnosis": pairs})
+        return {"file": self.file, "passed": self.passed, "error": self.error, "results": results}
 
     def to_json(self) -> str:
         """Return it as one JSON object."""
@@ -100,7 +93,7 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         if self.error is not None:
-            return textwrap.fill(self.error, _WIDTH, break_on_hyphens=False, break_long_words=False)
+            return "\n".join(_wrap(self.error, ""))
         width = max(len(result.function) for result in self.results)
         lines = [line for result in self.results for line in result.lines(width)]
         passed = sum(result.status == "passed" for result in self.results)

@@ -10,7 +10,8 @@ gradients count as one long vector g:
 The norm is returned too, as it was before clipping: it is worth watching.
 
 Hint: a gradient that is short enough stays as it is. Some add 1e-6 to the norm
-that they divide by; do as you like, and change the arrays in place or not.
+that they divide by; do as you like. To change the arrays in place, and to
+return no more than the norm, is right as well.
 
 Check it with: nprnn exercise check clip_grad_norm.py
 """

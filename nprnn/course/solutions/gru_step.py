@@ -1,4 +1,4 @@
-"""One step of a gated recurrent unit, forward and backward; for the brave.
+"""One step of a gated recurrent unit, for the brave.
 
 Three gates in the order r, z, n, each with H rows of the weights and biases
 (Cho et al. 2014, as PyTorch computes it, r applied after the product):
@@ -9,8 +9,8 @@ Three gates in the order r, z, n, each with H rows of the weights and biases
     h' = (1 - z) ∘ n + z ∘ h
 
 Hint: backward, go from the last equation up, and find the gradient of each
-bracket. The derivative of σ is σ (1 - σ). The state h acts on h' in two ways,
-through the gates and directly.
+bracket. The derivative of σ is σ (1 - σ). The state h acts on h' in two
+ways, through the gates and directly.
 
 Check it with: nprnn exercise check gru_step.py
 """
@@ -74,7 +74,8 @@ def gru_step_backward(d_h_next, cache):
     d_h_prev = d_from_h @ W_hh + d_h_next * z
     d_W_ih = d_from_x.T @ x
     d_W_hh = d_from_h.T @ h_prev
-    return d_x, d_h_prev, d_W_ih, d_W_hh, d_from_x.sum(axis=0), d_from_h.sum(axis=0)
+    d_b_ih, d_b_hh = d_from_x.sum(axis=0), d_from_h.sum(axis=0)
+    return d_x, d_h_prev, d_W_ih, d_W_hh, d_b_ih, d_b_hh
 
 
 def _sigmoid(a):

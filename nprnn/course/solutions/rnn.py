@@ -1,4 +1,4 @@
-"""A recurrent network over time: backpropagation through time.
+"""A recurrent network, and backpropagation through time.
 
 The same weights at every step, t = 1 … T:
 
@@ -52,7 +52,7 @@ def rnn_backward(d_h, cache):
     Parameters
     ----------
     d_h : ndarray of shape (T, B, H)
-        Gradient of the loss by each state, without what goes through later states.
+        Gradient of the loss by each state, without the way through later states.
     cache : anything
         From `rnn_forward`.
 

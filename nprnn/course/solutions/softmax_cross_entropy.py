@@ -38,7 +38,8 @@ def softmax_cross_entropy(logits, targets):
     """
     T, B, V = logits.shape
     shifted = logits - logits.max(axis=-1, keepdims=True)  # (T, B, V)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))  # (T, B, V)
+    total = np.exp(shifted).sum(axis=-1, keepdims=True)  # (T, B, 1)
+    log_p = shifted - np.log(total)  # (T, B, V)
     y = np.eye(V)[targets]  # (T, B, V)
     loss = -(y * log_p).sum() / (T * B)
     d_logits = (np.exp(log_p) - y) / (T * B)

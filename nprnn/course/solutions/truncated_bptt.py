@@ -30,7 +30,7 @@ def truncated_bptt(x, h_0, d_h, num_steps, W_ih, W_hh, b):
     h_0 : ndarray of shape (B, H)
         The state before the first step.
     d_h : ndarray of shape (T, B, H)
-        Gradient of the loss by each state, without what goes through later states.
+        Gradient of the loss by each state, without the way through later states.
     num_steps : int
         Steps in a window.
     W_ih : ndarray of shape (H, I)
@@ -51,6 +51,6 @@ def truncated_bptt(x, h_0, d_h, num_steps, W_ih, W_hh, b):
         window = slice(start, start + num_steps)
         h, cache = rnn_forward(x[window], state, W_ih, W_hh, b)
         _, _, *gradients = rnn_backward(d_h[window], cache)
-        totals = [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
+        totals = [sum(pair) for pair in zip(totals, gradients, strict=True)]
         state = h[-1]
     return *totals, state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -22,7 +23,7 @@ class Function(NamedTuple):
 
     `results` maps the name of each result to its shape, in letters ("T, B, H"); to a dict of such
     for a dict of arrays; or to None for what may be anything. `in_place` names the argument that
-    counts if nothing is returned, where that is allowed.
+    counts as the first result, if that is not returned.
     """
 
     name: str
@@ -206,6 +207,7 @@ EXERCISES = (
                 "clip_grad_norm",
                 ("grads", "max_norm"),
                 {"grads": _WEIGHTS, "norm": ""},
+                "grads",
             ),
         ),
         {"I": _I, "H": _H, "norm_percent": (50, 200, 1000)},
@@ -360,19 +362,22 @@ def answer(
     known = copy.deepcopy(inputs)
     for each in chosen.functions[: chosen.functions.index(function) + 1]:
         returned = functions[each.name](*(known[argument] for argument in each.arguments))
-        if returned is None and each.in_place:
-            returned = known[each.in_place]
-        results = _by_name(each, returned)
+        results = _by_name(each, returned, known)
         known |= results
-    # Later calls may write into the same buffers again.
-    return {
-        name: copy.deepcopy(results[name]) for name in results if function.results[name] is not None
-    }
+    wanted = {name: results[name] for name, of in function.results.items() if of is not None}
+    # Later calls may write into the same buffers again; what cannot be copied is no array.
+    with contextlib.suppress(TypeError):
+        wanted = copy.deepcopy(wanted)
+    return wanted
 
 
-def _by_name(function: Function, returned: Any) -> Inputs:
+def _by_name(function: Function, returned: Any, known: Inputs) -> Inputs:
     """Give the results their names."""
     names = list(function.results)
+    if function.in_place and not isinstance(returned, dict | tuple | list):
+        rest = [returned] if returned is not None else []
+        if len(rest) == len(names) - 1:
+            returned = (known[function.in_place], *rest) if rest else known[function.in_place]
     expected = ", ".join(names)
     if returned is None:
         raise UnusableError(f"returns None, expected {expected}: is a return missing?")
