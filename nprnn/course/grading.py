@@ -17,9 +17,10 @@ from .catalogue import Exercise, Function, Inputs, Sizes, UnusableError, answer,
 from .mistakes import explanations
 from .report import Result
 
-# Of an array's largest entry. A learner may compute in single precision, or add 1e-6 to a norm.
+# _RTOL is of an array's largest entry. A learner may compute in single precision, where numbers
+# near 1 cancel to no better than _ATOL, or add 1e-6 to a norm.
 _RTOL = 1e-5
-_ATOL = 1e-9
+_ATOL = 2e-6
 _EXAMPLES = 100
 _MOST_SEED = 999
 _LONGEST = 400  # characters of a learner's error message
@@ -33,7 +34,7 @@ class Finding(NamedTuple):
 
     status: str
     message: str
-    got: Inputs | None = None  # arrays, if it came to that
+    got: Inputs | None = None  # if all of it are arrays
 
 
 def grade(exercise: Exercise, functions: Functions, file: str = "") -> Iterator[Result]:
@@ -169,8 +170,10 @@ def _compare(
                 "gives different answers to the same input: does it keep something from "
                 "call to call, or draw random numbers?",
             )
-    problems = problems or _not_finite(got) or _wrong(got, _flat(right))
-    return Finding("failed", "\n".join(problems), got) if problems else None
+    known = _flat(right)
+    problems = problems or _not_finite(got) or _wrong(got, known)
+    complete = got if got.keys() == known.keys() else None
+    return Finding("failed", "\n".join(problems), complete) if problems else None
 
 
 def describe(error: BaseException, file: str, function: Function | None = None) -> tuple[str, str]:
@@ -214,6 +217,8 @@ def _arrays(function: Function, results: Inputs, sizes: Sizes) -> tuple[Inputs, 
         ):
             kind = f"keys {list(value)}" if isinstance(value, dict) else type(value).__name__
             problems.append(f"{name} must be a dict with keys {', '.join(letters)}; got {kind}")
+        if isinstance(letters, str) and isinstance(value, dict):
+            problems.append(f"{name} is a dict, expected {_expected(letters, sizes)}")
     if problems:
         return got, problems
     letters = _flat({name: of for name, of in function.results.items() if of is not None})

@@ -658,9 +658,12 @@ def _diagnosed(inputs: Inputs, got: Inputs, right: Inputs) -> list[Explanation]:
     )
     pairs = []
     for name, mathematics in found.explanations:
-        for ours in got:
-            name = name.replace(f"({_KEYS.get(ours)})", f"({ours})")
-        pairs.append((name, mathematics))
+        # What explains one array alone is a coincidence, if nothing but zeros is there.
+        alone = next((ours for ours in got if name.endswith(f"({_KEYS.get(ours)})")), None)
+        if alone is None:
+            pairs.append((name, mathematics))
+        elif got[alone].any():
+            pairs.append((name.replace(f"({_KEYS[alone]})", f"({alone})"), mathematics))
     return pairs
 
 

@@ -52,7 +52,7 @@ def rnn_backward(d_h, cache):
     Parameters
     ----------
     d_h : ndarray of shape (T, B, H)
-        Gradient of the loss by each state, without the way through later states.
+        Gradient of the loss by each state, without what comes by later ones.
     cache : anything
         From `rnn_forward`.
 

@@ -5,10 +5,10 @@ The next state comes from the input and from the state before. For one sequence
     a  = W_ih x + W_hh h_prev + b
     h' = tanh(a)
 
-and for a batch each sequence is a row, so that W x becomes x Wᵀ. Backward, the
-gradient of the loss by h' is given, and those by everything that went in are
-wanted. First through tanh, whose derivative is 1 - tanh²; then through the
-sum, in which each matrix product has two sides.
+and for a batch each sequence is a row, so that W x becomes x Wᵀ. Backward,
+the gradient of the loss by h' is given, and those by everything that went in
+are wanted. First through tanh, whose derivative is 1 - tanh²; then through
+the sum, in which each matrix product has two sides.
 
 Hint: a gradient has the shape of what it belongs to. There is mostly one
 product that has it.

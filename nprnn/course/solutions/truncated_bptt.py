@@ -30,7 +30,7 @@ def truncated_bptt(x, h_0, d_h, num_steps, W_ih, W_hh, b):
     h_0 : ndarray of shape (B, H)
         The state before the first step.
     d_h : ndarray of shape (T, B, H)
-        Gradient of the loss by each state, without the way through later states.
+        Gradient of the loss by each state, without what comes by later ones.
     num_steps : int
         Steps in a window.
     W_ih : ndarray of shape (H, I)
