@@ -30,7 +30,7 @@ def nprnn_exercise(*arguments, **settings):
     )
     written = ended.stdout + ended.stderr
     assert "Traceback" not in written
-    assert all(len(line) <= 80 for line in written.splitlines()), written
+    assert "--json" in arguments or all(len(line) <= 80 for line in written.splitlines()), written
     return ended.returncode, ended.stdout, ended.stderr
 
 
