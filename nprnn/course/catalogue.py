@@ -390,3 +390,14 @@ def _by_name(function: Function, returned: Any, known: Inputs) -> Inputs:
         count = f"{len(returned)} result{'s' * (len(returned) != 1)}"
         raise UnusableError(f"returns {count}, expected {len(names)}: {expected}")
     return dict(zip(names, returned, strict=True))
+
+
+def flat(results: Inputs) -> Inputs:
+    """Give the arrays of a dict names like those of the other arrays."""
+    flat: Inputs = {}
+    for name, value in results.items():
+        if isinstance(value, dict):
+            flat |= {f'{name}["{key}"]': array for key, array in value.items()}
+        else:
+            flat[name] = value
+    return flat

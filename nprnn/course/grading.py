@@ -13,7 +13,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from .catalogue import Exercise, Function, Inputs, Sizes, UnusableError, answer, shape
+from .catalogue import Exercise, Function, Inputs, Sizes, UnusableError, answer, flat, shape
 from .mistakes import explanations
 from .report import Result
 
@@ -170,7 +170,7 @@ def _compare(
                 "gives different answers to the same input: does it keep something from "
                 "call to call, or draw random numbers?",
             )
-    known = _flat(right)
+    known = flat(right)
     problems = problems or _not_finite(got) or _wrong(got, known)
     complete = got if got.keys() == known.keys() else None
     return Finding("failed", "\n".join(problems), complete) if problems else None
@@ -195,17 +195,6 @@ def describe(error: BaseException, file: str, function: Function | None = None) 
     return "error", text
 
 
-def _flat(results: Inputs) -> Inputs:
-    """Give the arrays of a dict names like those of the other arrays."""
-    flat: Inputs = {}
-    for name, value in results.items():
-        if isinstance(value, dict):
-            flat |= {f'{name}["{key}"]': array for key, array in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
 def _arrays(function: Function, results: Inputs, sizes: Sizes) -> tuple[Inputs, list[str]]:
     """Return results as arrays, and sentences about those that are none or have other shapes."""
     got: Inputs = {}
@@ -221,8 +210,8 @@ def _arrays(function: Function, results: Inputs, sizes: Sizes) -> tuple[Inputs, 
             problems.append(f"{name} is a dict, expected {_expected(letters, sizes)}")
     if problems:
         return got, problems
-    letters = _flat({name: of for name, of in function.results.items() if of is not None})
-    for name, value in _flat(results).items():
+    letters = flat({name: of for name, of in function.results.items() if of is not None})
+    for name, value in flat(results).items():
         array = _numbers(value)
         if array is None:
             problems.append(f"{name} is {_kind(value)}, expected {_expected(letters[name], sizes)}")
@@ -339,5 +328,5 @@ def _explain_one(trial: Trial, case: Case, got: Inputs | None) -> list[tuple[str
     if got is None:
         return []
     inputs = trial.inputs(*case)
-    right = _flat(trial.right(inputs))
-    return explanations(trial.function.name, inputs, got or right, right)
+    right = flat(trial.right(inputs))
+    return explanations(trial.exercise, trial.function, inputs, got or right, right)

@@ -1,46 +1,48 @@
 """Which known mistakes lead to a wrong answer.
 
-A mistake is a name, the line of mathematics that was missed, and a function of the arguments and
-of the right results that returns those results which the mistake makes different. For gradients
-through the simple recurrent network, `nprnn.diagnosis` knows the mistakes.
+A mistake is planted in the exercise's solution: a name, the line of mathematics that was missed,
+and what to replace by what in the source. It explains an answer if the solution with the mistake
+gives the same. For gradients through the simple recurrent network, `nprnn.diagnosis` knows more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..diagnosis import diagnose
 from ..recurrent import RNN
-from .catalogue import Inputs
-from .solutions.gru_step import gru_step_forward
-from .solutions.rnn import rnn_backward, rnn_forward
-from .solutions.rnn_step import rnn_step_forward
+from .catalogue import Exercise, Function, Inputs, answer, flat, solution
 
-_RTOL = 1e-6
+_RTOL = 1e-5  # of an array's largest entry
 Explanation = tuple[str, str]
 
 
-class Mistake(NamedTuple):
-    """A way to be wrong."""
-
-    name: str
-    mathematics: str
-    leads_to: Callable[[Inputs, Inputs], Inputs]
-
-
-def explanations(function: str, inputs: Inputs, got: Inputs, right: Inputs) -> list[Explanation]:
+def explanations(
+    exercise: Exercise, function: Function, inputs: Inputs, got: Inputs, right: Inputs
+) -> list[Explanation]:
     """Return the mistakes that lead to `got` where `right` is right."""
     found = [
-        (mistake.name, mistake.mathematics)
-        for mistake in MISTAKES.get(function, ())
-        if _same(got, {**right, **mistake.leads_to(inputs, right)})
+        (name, mathematics)
+        for name, mathematics, *edits in MISTAKES.get(function.name, ())
+        if _same(got, flat(answer(exercise, function, _plant(exercise.name, *edits), inputs)))
     ]
-    if function in _DIAGNOSED:
-        found += _DIAGNOSED[function](inputs, got, right)
+    if function.name in _DIAGNOSED:
+        found += _DIAGNOSED[function.name](inputs, got, right)
     return list(dict.fromkeys(found))
+
+
+@functools.cache
+def _plant(name: str, *edits: tuple[str, str]) -> dict[str, Any]:
+    """Return the functions of an exercise's solution with a mistake in them."""
+    source, namespace = solution(name), dict[str, Any]()
+    for old, new in edits:
+        source = source.replace(old, new)
+    exec(compile(source, f"{name}.py", "exec"), namespace)
+    return namespace
 
 
 def _same(got: Inputs, made: Inputs) -> bool:
@@ -55,246 +57,307 @@ def _same(got: Inputs, made: Inputs) -> bool:
     return True
 
 
-def _with(forward: Callable[..., Any], result: str, **changes: Callable[[Any], Any]) -> Any:
-    """Return what leads to the states that come of changed arguments."""
-
-    def leads_to(inputs: Inputs, right: Inputs) -> Inputs:
-        changed = {**inputs, **{name: change(inputs[name]) for name, change in changes.items()}}
-        names = forward.__code__.co_varnames[: forward.__code__.co_argcount]
-        return {result: forward(*(changed[name] for name in names))[0]}
-
-    return leads_to
-
-
-def _zero(array: Any) -> Any:
-    return np.zeros_like(array)
-
-
-def _transposed(array: Any) -> Any:
-    return array.T
-
-
-def _negative(array: Any) -> Any:
-    return -array
-
-
-def _sigmoid(a: Any) -> Any:
-    return 0.5 * (1 + np.tanh(0.5 * a))
-
-
-_STEP = "a = W_ih x + W_hh h_prev + b, h' = tanh(a)"
-
-
-def _step(f: Callable[[Any], Any]) -> Any:
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        return {"h_next": f(i["x"] @ i["W_ih"].T + i["h_prev"] @ i["W_hh"].T + i["b"])}
-
-    return leads_to
-
-
-def _change_step(**changes: Callable[[Any], Any]) -> Any:
-    return _with(rnn_step_forward, "h_next", **changes)
-
-
-_STEP_FORWARD = (
-    Mistake("tanh is missing", _STEP, _step(lambda a: a)),
-    Mistake("a sigmoid stands in place of tanh", _STEP, _step(_sigmoid)),
-    Mistake("the bias is missing", _STEP, _change_step(b=_zero)),
-    Mistake("the bias is subtracted", _STEP, _change_step(b=_negative)),
-    Mistake("the state before is left out", _STEP, _change_step(h_prev=_zero)),
-    Mistake("the input is left out", _STEP, _change_step(x=_zero)),
-    Mistake(
-        "W_hh is transposed",
-        "W_hh h for a column is h W_hhᵀ for rows",
-        _change_step(W_hh=_transposed),
-    ),
-)
-
-
-_LOOP = "a_t = W_ih x_t + W_hh h_(t-1) + b, h_t = tanh(a_t)"
-_STATES = "h holds h_1 … h_T"
-
-
-def _loop(f: Callable[[Any], Any]) -> Any:
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        states = [i["h_0"]]
-        for x_t in i["x"]:
-            states.append(f(x_t @ i["W_ih"].T + states[-1] @ i["W_hh"].T + i["b"]))
-        return {"h": np.stack(states[1:])}
-
-    return leads_to
-
-
-def _not_carried(i: Inputs, right: Inputs) -> Inputs:
-    return {"h": np.tanh(i["x"] @ i["W_ih"].T + i["h_0"] @ i["W_hh"].T + i["b"])}
-
-
-def _with_first(i: Inputs, right: Inputs) -> Inputs:
-    return {"h": np.concatenate([i["h_0"][None], right["h"]])}
-
-
-def _change_loop(**changes: Callable[[Any], Any]) -> Any:
-    return _with(rnn_forward, "h", **changes)
-
-
-_FORWARD = (
-    Mistake("tanh is missing", _LOOP, _loop(lambda a: a)),
-    Mistake("a sigmoid stands in place of tanh", _LOOP, _loop(_sigmoid)),
-    Mistake("the bias is missing", _LOOP, _change_loop(b=_zero)),
-    Mistake("the bias is subtracted", _LOOP, _change_loop(b=_negative)),
-    Mistake("h_0 is left out: the loop starts from zeros", _LOOP, _change_loop(h_0=_zero)),
-    Mistake("the state before is left out", _LOOP, _change_loop(W_hh=_zero)),
-    Mistake("every step starts from h_0, not from the state before", _LOOP, _not_carried),
-    Mistake("the input is left out", _LOOP, _change_loop(x=_zero)),
-    Mistake(
-        "W_hh is transposed",
-        "W_hh h for a column is h W_hhᵀ for rows",
-        _change_loop(W_hh=_transposed),
-    ),
-    Mistake("h_0 stands among the states", _STATES, _with_first),
-    Mistake(
-        "the states before each step are returned, not those after it",
-        _STATES,
-        lambda i, right: {"h": _with_first(i, right)["h"][:-1]},
-    ),
-    Mistake("only the last state is returned", _STATES, lambda i, right: {"h": right["h"][-1]}),
-    Mistake("the states are in reverse order", _STATES, lambda i, right: {"h": right["h"][::-1]}),
-    Mistake(
-        "the batch comes before time",
-        "h has the shape (T, B, H)",
-        lambda i, right: {"h": right["h"].swapaxes(0, 1)},
-    ),
-)
-
-
-_BACK = "d_h_t = d_output_t + W_hhᵀ d_a_(t+1), from t = T to t = 1"
-
-
-def _backward(
-    i: Inputs, *, reverse: bool = True, keep: float = 0.0, through: bool = True
-) -> Inputs:
-    """Compute the gradients with the loop changed; `keep` is how much stays of what was carried."""
-    h, _ = rnn_forward(i["x"], i["h_0"], i["W_ih"], i["W_hh"], i["b"])
-    d_a, carried = np.empty_like(h), np.zeros_like(i["h_0"])
-    steps = range(len(h))
-    for t in reversed(steps) if reverse else steps:
-        d_a[t] = (i["d_h"][t] + carried) * (1 - h[t] ** 2)
-        carried = keep * carried + (d_a[t] @ i["W_hh"] if through else d_a[t])
-    before = np.concatenate([i["h_0"][None], h[:-1]])
-    return {
-        "d_x": d_a @ i["W_ih"],
-        "d_h_0": carried,
-        "d_W_ih": np.einsum("tbh,tbi->hi", d_a, i["x"]),
-        "d_W_hh": np.einsum("tbh,tbk->hk", d_a, before),
-        "d_b": d_a.sum(axis=(0, 1)),
-    }
-
-
-_BACKWARD = (
-    Mistake(
-        "the loop runs from the first step to the last",
-        _BACK,
-        lambda i, right: _backward(i, reverse=False),
-    ),
-    Mistake(
-        "what is carried back is added up over the steps, where each replaces the last",
-        _BACK,
-        lambda i, right: _backward(i, keep=1.0),
-    ),
-    Mistake(
-        "the product with W_hh is missing on the way back",
-        _BACK,
-        lambda i, right: _backward(i, through=False),
-    ),
-)
-
-
 _PLACE = "vectors[t, b, k] = 1 if indices[t, b] = k, else 0"
-_ONE_HOT = (
-    Mistake(
-        "time and batch are exchanged",
-        _PLACE,
-        lambda i, right: {"vectors": right["vectors"].swapaxes(0, 1)},
-    ),
-    Mistake(
-        "the classes are counted from 1",
-        _PLACE,
-        lambda i, right: {"vectors": np.eye(i["num_classes"] + 1)[:, 1:][i["indices"]]},
-    ),
-    Mistake(
-        "the index itself stands where 1 should",
-        _PLACE,
-        lambda i, right: {"vectors": right["vectors"] * i["indices"][..., None]},
-    ),
-)
-
+_STEP = "a = W_ih x + W_hh h_prev + b, h' = tanh(a)"
+_LOOP = "a_t = W_ih x_t + W_hh h_(t-1) + b, h_t = tanh(a_t)"
+_ROWS = "W_hh h for a column is h W_hhᵀ for rows"
+_STATES = "h holds h_1 … h_T"
+_BACK = "d_h_t = d_output_t + W_hhᵀ d_a_(t+1), from t = T to t = 1"
 _MEAN = "loss = Σ_t Σ_b -ln p_target / (T B), and d_o = (p - y) / (T B)"
 _D_O = "d_o = (p - y) / (T B), y the one-hot target"
 _OVERFLOW = "ln p_k = o_k - m - ln Σ_j exp(o_j - m), m = max o"
+_NORM = "norm = √(Σ g²) over all entries of all arrays"
+_CLIP = "g ← g · min(1, max_norm / norm), one norm for all arrays"
+_DESCENT = "W ← W - lr · dL/dW"
+_CUT = "within a window, the state that came in is a constant"
+_ON = "h_0 of a window is the last state of the window before"
+_ALL = "d_W is the sum over all windows, the last one may be shorter"
+_GRU = "n = tanh(W_in x + b_in + r ∘ (W_hn h + b_hn)), h' = (1 - z) ∘ n + z ∘ h"
+_ORDER = "the gates stand in the order r, z, n"
 
+_SIGMOID = "(lambda a: 1 / (1 + np.exp(-a)))"
+_TOTAL_NORM = "np.sqrt(sum((gradient**2).sum() for gradient in grads.values()))"
+_FACTOR = "min(1.0, max_norm / (norm + 1e-6))"
+_SUMMED = "totals = [sum(pair) for pair in zip(totals, gradients, strict=True)]"
+_CANDIDATE = "np.tanh(x_n + r * h_n)"
+_B_HN = "np.split(b_hh, 3)[2]"
 
-def _times(loss: Callable[[int, int], float], d_logits: Callable[[int, int], float]) -> Any:
-    """Return what leads to results with other factors."""
-
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        T, B = i["targets"].shape
-        return {
-            "loss": right["loss"] * loss(T, B),
-            "d_logits": right["d_logits"] * d_logits(T, B),
-        }
-
-    return leads_to
-
-
-def _one(T: int, B: int) -> float:
-    return 1.0
-
-
-def _no_target(i: Inputs, right: Inputs) -> Inputs:
-    y = np.eye(i["logits"].shape[-1])[i["targets"]]
-    return {"d_logits": right["d_logits"] + y / i["targets"].size}
-
-
-def _no_target_nor_mean(i: Inputs, right: Inputs) -> Inputs:
-    return {"d_logits": _no_target(i, right)["d_logits"] * i["targets"].size}
-
-
-def _factors() -> Iterator[Mistake]:
-    over: list[tuple[str, Callable[[int, int], float]]] = [
-        ("time and batch", lambda T, B: T * B),
-        ("time", lambda T, B: T),
-        ("the batch", lambda T, B: B),
-    ]
-    for name, factor in over:
-        yield Mistake(f"a sum over {name}, where there is a mean", _MEAN, _times(factor, factor))
-        yield Mistake(
-            f"the loss is a sum over {name}, and its gradient that of the mean",
-            _MEAN,
-            _times(factor, _one),
-        )
-        yield Mistake(
-            f"the gradient is that of a sum over {name}, and the loss a mean",
-            _MEAN,
-            _times(_one, factor),
-        )
-
-
-_CROSS_ENTROPY = (
-    *_factors(),
-    Mistake("the target is not subtracted in the gradient", _D_O, _no_target),
-    Mistake(
-        "the target is not subtracted in the gradient, nor is it divided by T B",
-        _D_O,
-        _no_target_nor_mean,
+# By function: a name, the line of mathematics, and the edits that plant the mistake: pairs of old
+# and new text, where the old one is there once.
+MISTAKES: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "one_hot": (
+        ("time and batch are exchanged", _PLACE, ("(indices[", "(indices.T[")),
+        ("the classes are counted from 1", _PLACE, ("== np.arange", "== 1 + np.arange")),
+        (
+            "the index itself stands where 1 should",
+            _PLACE,
+            (".astype(np.float64)", " * indices[..., None]"),
+        ),
     ),
-    Mistake("the sign of the gradient is wrong", _D_O, _times(_one, lambda T, B: -1)),
-    Mistake("the sign of the loss is wrong", _MEAN, _times(lambda T, B: -1, _one)),
-    Mistake(
-        "the loss is in bits, not in nats: log2 stands in place of ln",
-        _MEAN,
-        _times(lambda T, B: 1 / np.log(2), _one),
+    "rnn_step_forward": (
+        ("tanh is missing", _STEP, ("np.tanh(", "(")),
+        ("a sigmoid stands in place of tanh", _STEP, ("np.tanh(", _SIGMOID + "(")),
+        ("the bias is missing", _STEP, (" + b)", ")")),
+        ("the bias is subtracted", _STEP, (" + b)", " - b)")),
+        ("the state before is left out", _STEP, (" + h_prev @ W_hh.T", "")),
+        ("the input is left out", _STEP, ("(x @ W_ih.T + ", "(")),
+        ("W_hh is transposed", _ROWS, ("h_prev @ W_hh.T", "h_prev @ W_hh")),
     ),
-)
+    "rnn_forward": (
+        ("tanh is missing", _LOOP, ("np.tanh(", "(")),
+        ("a sigmoid stands in place of tanh", _LOOP, ("np.tanh(", _SIGMOID + "(")),
+        ("the bias is missing", _LOOP, (" + b)", ")")),
+        ("the bias is subtracted", _LOOP, (" + b)", " - b)")),
+        (
+            "h_0 is left out: the loop starts from zeros",
+            _LOOP,
+            ("states = [h_0]", "states = [0 * h_0]"),
+        ),
+        ("the state before is left out", _LOOP, (" + states[-1] @ W_hh.T", "")),
+        (
+            "every step starts from h_0, not from the state before",
+            _LOOP,
+            ("states[-1] @", "states[0] @"),
+        ),
+        ("the input is left out", _LOOP, ("(x_t @ W_ih.T + ", "(")),
+        ("W_hh is transposed", _ROWS, ("states[-1] @ W_hh.T", "states[-1] @ W_hh")),
+        ("h_0 stands among the states", _STATES, ("states[1:]", "states")),
+        (
+            "the states before each step are returned, not those after it",
+            _STATES,
+            ("states[1:]", "states[:-1]"),
+        ),
+        ("only the last state is returned", _STATES, ("np.stack(states[1:])", "states[-1]")),
+        ("the states are in reverse order", _STATES, ("states[1:]", "states[:0:-1]")),
+        (
+            "the batch comes before time",
+            "h has the shape (T, B, H)",
+            ("states[1:]", "states[1:], axis=1"),
+        ),
+    ),
+    "rnn_backward": (  # what the package's diagnosis does not know
+        (
+            "the loop runs from the first step to the last",
+            _BACK,
+            ("reversed(range(len(x)))", "range(len(x))"),
+        ),
+        (
+            "what is carried back is added up over the steps, where each replaces the last",
+            _BACK,
+            ("carried = d_a", "carried += d_a"),
+        ),
+        (
+            "the product with W_hh is missing on the way back",
+            _BACK,
+            ("carried = d_a[t] @ W_hh", "carried = d_a[t]"),
+        ),
+    ),
+    "softmax_cross_entropy": (
+        *(
+            (text.format(over), _MEAN, *((old + " / (T * B)", old + rest) for old in summed))
+            for over, rest in (("time and batch", ""), ("time", " / B"), ("the batch", " / T"))
+            for text, summed in (
+                ("a sum over {}, where there is a mean", (".sum()", "- y)")),
+                ("the loss is a sum over {}, and its gradient that of the mean", (".sum()",)),
+                ("the gradient is that of a sum over {}, and the loss a mean", ("- y)",)),
+            )
+        ),
+        (
+            "the target is not subtracted in the gradient",
+            _D_O,
+            ("(np.exp(log_p) - y)", "np.exp(log_p)"),
+        ),
+        (
+            "the target is not subtracted in the gradient, nor is it divided by T B",
+            _D_O,
+            ("(np.exp(log_p) - y) / (T * B)", "np.exp(log_p)"),
+        ),
+        ("the sign of the gradient is wrong", _D_O, ("(np.exp(log_p) - y)", "(y - np.exp(log_p))")),
+        ("the sign of the loss is wrong", _MEAN, ("loss = -", "loss = ")),
+        (
+            "the loss is in bits, not in nats: log2 stands in place of ln",
+            _MEAN,
+            ("loss = -", "loss = -1 / np.log(2) * "),
+        ),
+    ),
+    "clip_grad_norm": (
+        (
+            "each array is clipped by its own norm",
+            _CLIP,
+            ("* factor", "* min(1.0, max_norm / np.linalg.norm(gradient))"),
+        ),
+        ("gradients shorter than max_norm are scaled too", _CLIP, (_FACTOR, "max_norm / norm")),
+        ("the gradients are not clipped", _CLIP, (_FACTOR, "1.0")),
+        (
+            "the gradients are divided by the norm, not multiplied by max_norm / norm",
+            _CLIP,
+            (_FACTOR, "1 / norm if norm > max_norm else 1.0"),
+        ),
+        (
+            "min and max are exchanged: short gradients are scaled, and long ones are not",
+            _CLIP,
+            ("min(1.0", "max(1.0"),
+        ),
+        ("the fraction stands upside down", _CLIP, (_FACTOR, "min(1.0, norm / max_norm)")),
+        (
+            "entries are clipped one by one",
+            _CLIP,
+            ("gradient * factor", "np.clip(gradient, -max_norm, max_norm)"),
+        ),
+        (
+            "the norm is that after clipping",
+            "the norm returned is that before clipping",
+            ("}, norm", "}, min(norm, max_norm)"),
+        ),
+        *(
+            (name, _NORM, (old, old.replace(replaced, wrong)))
+            # Of the norm that the gradients are clipped by, and of the one returned alone.
+            for old, replaced in ((_TOTAL_NORM, _TOTAL_NORM), ("}, norm", "norm"))
+            for name, wrong in (
+                ("the square root is missing", f"{_TOTAL_NORM} ** 2"),
+                (
+                    "the norms of the arrays are added, where their squares should be",
+                    "sum(np.linalg.norm(gradient) for gradient in grads.values())",
+                ),
+                (
+                    "the norm is the largest entry",
+                    "max(np.abs(gradient).max() for gradient in grads.values())",
+                ),
+                (
+                    "the mean of the squares stands in place of the sum",
+                    f"{_TOTAL_NORM} / np.sqrt(sum(gradient.size for gradient in grads.values()))",
+                ),
+            )
+        ),
+    ),
+    "sgd_step": tuple(
+        (name, _DESCENT, ("value - lr * grads[name]", wrong))
+        for name, wrong in (
+            ("the sign is wrong: it climbs", "value + lr * grads[name]"),
+            ("the learning rate is missing", "value - grads[name]"),
+            ("the parameters are not changed", "value"),
+            ("the step is returned, and not the parameters after it", "-lr * grads[name]"),
+            ("the step is returned, and not the parameters after it", "lr * grads[name]"),
+            ("divided by the learning rate", "value - grads[name] / lr"),
+        )
+    ),
+    "truncated_bptt": (
+        (
+            "the gradient is not cut between windows",
+            _CUT,
+            ("state = h_0", "state, num_steps = h_0, len(x)"),
+        ),
+        (
+            "the state is not carried on: each window starts from h_0",
+            _ON,
+            ("x[window], state,", "x[window], h_0,"),
+        ),
+        (
+            "the state is not carried on: each window starts from h_0",
+            _ON,
+            ("        state = h[-1]\n", ""),
+        ),
+        (
+            "the state is not carried on: each window starts from zeros",
+            _ON,
+            ("x[window], state,", "x[window], 0 * state if start else state,"),
+        ),
+        (
+            "the last window, which is shorter, is left out",
+            _ALL,
+            ("range(0, len(x), ", "range(0, len(x) - num_steps + 1, "),
+        ),
+        ("only the first window is done", _ALL, ("range(0, len(x), ", "range(0, 1, ")),
+        (
+            "the gradients are those of the last window, and not added up",
+            _ALL,
+            (_SUMMED, "totals = gradients"),
+        ),
+        (
+            "the gradients are those of the first window, and not added up",
+            _ALL,
+            (_SUMMED, "totals = totals if start else gradients"),
+        ),
+        (
+            "the gradients are a mean over the windows, where there is a sum",
+            _ALL,
+            ("*totals, state", "*(total / (1 + start // num_steps) for total in totals), state"),
+        ),
+    ),
+    "gru_step_forward": (
+        (
+            "z and 1 - z are exchanged",
+            _GRU,
+            ("(1 - z) * n + z * h_prev", "z * n + (1 - z) * h_prev"),
+        ),
+        (
+            "r is applied to h before the product",
+            _GRU,
+            ("r * h_n", f"(r * h_prev) @ np.split(W_hh, 3)[2].T + {_B_HN}"),
+        ),
+        ("b_hn stands outside of r ∘ (…)", _GRU, ("r * h_n", f"r * (h_n - {_B_HN}) + {_B_HN}")),
+        ("r is not applied", _GRU, ("r * h_n", "h_n")),
+        ("tanh is missing", _GRU, (_CANDIDATE, "x_n + r * h_n")),
+        ("a sigmoid stands in place of tanh", _GRU, (_CANDIDATE, "_sigmoid(x_n + r * h_n)")),
+        (
+            "tanh stands in place of the gates' σ",
+            _GRU,
+            ("_sigmoid(x_r", "np.tanh(x_r"),
+            ("_sigmoid(x_z", "np.tanh(x_z"),
+        ),
+        (
+            "r and z are exchanged",
+            _ORDER,
+            ("x_r, x_z, x_n =", "x_z, x_r, x_n ="),
+            ("h_r, h_z, h_n =", "h_z, h_r, h_n ="),
+        ),
+        ("b_hh is left out", _GRU, ("W_hh.T + b_hh", "W_hh.T")),
+        ("b_ih is left out", _GRU, ("W_ih.T + b_ih", "W_ih.T")),
+        (
+            "the state before is left out",
+            _GRU,
+            ("(h_prev @", "(0 * h_prev @"),
+            (" + z * h_prev", ""),
+        ),
+    ),
+    "gru_step_backward": (
+        (
+            "the direct way from h to h' is missing",
+            "d_h = … + z ∘ d_h'",
+            (" + d_h_next * z", ""),
+        ),
+        (
+            "the slope of tanh, 1 - n², is missing",
+            "d_a_n = (1 - n²) ∘ (1 - z) ∘ d_h'",
+            (" * (1 - n**2)", ""),
+        ),
+        (
+            "the slope of z, z (1 - z), is missing",
+            "d_a_z = z (1 - z) ∘ (h - n) ∘ d_h'",
+            ("(h_prev - n) * z * (1 - z)", "(h_prev - n)"),
+        ),
+        (
+            "the slope of r, r (1 - r), is missing",
+            "d_a_r = r (1 - r) ∘ (W_hn h + b_hn) ∘ d_a_n",
+            ("h_n * r * (1 - r)", "h_n"),
+        ),
+        (
+            "the gradient of z has the wrong sign",
+            "dh'/dz = h - n",
+            ("(h_prev - n)", "(n - h_prev)"),
+        ),
+        (
+            "r is missing between the candidate and W_hn h + b_hn",
+            "d(W_hn h + b_hn) = r ∘ d_a_n",
+            ("d_n * r]", "d_n]"),
+        ),
+        (
+            "the sign is wrong",
+            "d_W = dL/dW; it is the step of descent that subtracts",
+            ("= cache\n", "= cache\n    d_h_next = -d_h_next\n"),
+        ),
+    ),
+}
 
 
 def _too_large(inputs: Inputs, got: Inputs, right: Inputs) -> list[Explanation]:
@@ -305,321 +368,6 @@ def _too_large(inputs: Inputs, got: Inputs, right: Inputs) -> list[Explanation]:
     if bad == {"loss"} and _same({"d_logits": got["d_logits"]}, right):
         return [("the logarithm is taken of a probability that has become 0", _OVERFLOW)]
     return [("exp overflows: the largest logit is not subtracted before it", _OVERFLOW)]
-
-
-_NORM = "norm = √(Σ g²) over all entries of all arrays"
-_CLIP = "g ← g · min(1, max_norm / norm), one norm for all arrays"
-
-
-def _arrays(right: Inputs, change: Callable[[Any], Any]) -> Inputs:
-    """Change the arrays of a dict among the results."""
-    return {name: change(array) for name, array in right.items() if "[" in name}
-
-
-def _from_grads(change: Callable[[Any, float, float], Any]) -> Any:
-    """Return what leads to changed gradients: of an array, the norm of all, and the limit."""
-
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        norm, limit = float(right["norm"]), i["max_norm"]
-        return {f'grads["{k}"]': change(g, norm, limit) for k, g in i["grads"].items()}
-
-    return leads_to
-
-
-def _by_itself(g: Any, norm: float, limit: float) -> Any:
-    return g * min(1.0, limit / np.linalg.norm(g))
-
-
-def _changed_norm(change: Callable[[float, float, Any], float], *, applied: bool) -> Any:
-    """Return what leads to another norm, which the gradients may be clipped by as well."""
-
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        norm = change(float(right["norm"]), i["max_norm"], list(i["grads"].values()))
-        clipped = _from_grads(lambda g, _, limit: g * min(1.0, limit / norm))(i, right)
-        return {"norm": norm, **(clipped if applied else {})}
-
-    return leads_to
-
-
-_CLIPPING = (
-    Mistake("each array is clipped by its own norm", _CLIP, _from_grads(_by_itself)),
-    Mistake(
-        "gradients shorter than max_norm are scaled too",
-        _CLIP,
-        _from_grads(lambda g, norm, limit: g * limit / norm),
-    ),
-    Mistake("the gradients are not clipped", _CLIP, _from_grads(lambda g, norm, limit: g)),
-    Mistake(
-        "the gradients are divided by the norm, not multiplied by max_norm / norm",
-        _CLIP,
-        _from_grads(lambda g, norm, limit: g / norm if norm > limit else g),
-    ),
-    Mistake(
-        "min and max are exchanged: short gradients are scaled, and long ones are not",
-        _CLIP,
-        _from_grads(lambda g, norm, limit: g * max(1.0, limit / norm)),
-    ),
-    Mistake(
-        "the fraction stands upside down",
-        _CLIP,
-        _from_grads(lambda g, norm, limit: g * min(1.0, norm / limit)),
-    ),
-    Mistake(
-        "entries are clipped one by one",
-        _CLIP,
-        _from_grads(lambda g, norm, limit: np.clip(g, -limit, limit)),
-    ),
-    Mistake(
-        "the norm is that after clipping",
-        "the norm returned is that before clipping",
-        _changed_norm(lambda norm, limit, _: min(norm, limit), applied=False),
-    ),
-    *(
-        Mistake(name, _NORM, _changed_norm(change, applied=applied))
-        for applied in (True, False)
-        for name, change in (
-            ("the square root is missing", lambda norm, limit, _: norm**2),
-            (
-                "the norms of the arrays are added, where their squares should be",
-                lambda norm, limit, arrays: sum(float(np.linalg.norm(g)) for g in arrays),
-            ),
-            (
-                "the norm is the largest entry",
-                lambda norm, limit, arrays: max(float(np.abs(g).max()) for g in arrays),
-            ),
-            (
-                "the mean of the squares stands in place of the sum",
-                lambda norm, limit, arrays: norm / np.sqrt(sum(g.size for g in arrays)),
-            ),
-        )
-    ),
-)
-
-_DESCENT = "W ← W - lr · dL/dW"
-
-
-def _stepped(change: Callable[[Any, Any, float], Any]) -> Any:
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        return {f'params["{k}"]': change(W, i["grads"][k], i["lr"]) for k, W in i["params"].items()}
-
-    return leads_to
-
-
-_SGD = (
-    Mistake("the sign is wrong: it climbs", _DESCENT, _stepped(lambda W, g, lr: W + lr * g)),
-    Mistake("the learning rate is missing", _DESCENT, _stepped(lambda W, g, lr: W - g)),
-    Mistake("the parameters are not changed", _DESCENT, _stepped(lambda W, g, lr: W)),
-    Mistake(
-        "the step is returned, and not the parameters after it",
-        _DESCENT,
-        _stepped(lambda W, g, lr: -lr * g),
-    ),
-    Mistake(
-        "the step is returned, and not the parameters after it",
-        _DESCENT,
-        _stepped(lambda W, g, lr: lr * g),
-    ),
-    Mistake("divided by the learning rate", _DESCENT, _stepped(lambda W, g, lr: W - g / lr)),
-)
-
-
-_CUT = "within a window, the state that came in is a constant"
-_ON = "h_0 of a window is the last state of the window before"
-_ALL = "d_W is the sum over all windows, the last one may be shorter"
-
-
-def _windows(inputs: Inputs, first: Callable[[Any], Any] | None = None) -> tuple[list[Any], Any]:
-    """Return the gradients of each window, and the last state; `first` replaces the state."""
-    i, state, gradients = inputs, inputs["h_0"], []
-    for start in range(0, len(i["x"]), i["num_steps"]):
-        window = slice(start, min(start + i["num_steps"], len(i["x"])))
-        state = first(i["h_0"]) if first and start else state
-        h, cache = rnn_forward(i["x"][window], state, i["W_ih"], i["W_hh"], i["b"])
-        gradients.append(rnn_backward(i["d_h"][window], cache)[2:])
-        state = h[-1]
-    return gradients, state
-
-
-def _summed(gradients: list[Any], factor: float = 1.0) -> Inputs:
-    totals = (factor * sum(parts) for parts in zip(*gradients, strict=True))
-    return dict(zip(("d_W_ih", "d_W_hh", "d_b"), totals, strict=True))
-
-
-def _not_cut(i: Inputs, right: Inputs) -> Inputs:
-    return _summed(_windows({**i, "num_steps": len(i["x"])})[0])
-
-
-def _restarted(first: Callable[[Any], Any]) -> Any:
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        gradients, state = _windows(i, first)
-        return {**_summed(gradients), "h_T": state}
-
-    return leads_to
-
-
-def _shortened(length: Callable[[int, int], int]) -> Any:
-    """Return what leads to the results of fewer steps: of T and the length of a window."""
-
-    def leads_to(i: Inputs, right: Inputs) -> Inputs:
-        gradients, state = _windows({**i, "x": i["x"][: length(len(i["x"]), i["num_steps"])]})
-        nothing = [[np.zeros_like(right[name]) for name in ("d_W_ih", "d_W_hh", "d_b")]]
-        return {**_summed(gradients or nothing), "h_T": state}
-
-    return leads_to
-
-
-_TRUNCATED = (
-    Mistake("the gradient is not cut between windows", _CUT, _not_cut),
-    Mistake(
-        "the state is not carried on: each window starts from h_0", _ON, _restarted(lambda h: h)
-    ),
-    Mistake(
-        "the state is not carried on: each window starts from h_0",
-        _ON,
-        lambda i, right: {**_restarted(lambda h: h)(i, right), "h_T": i["h_0"]},
-    ),
-    Mistake("the state is not carried on: each window starts from zeros", _ON, _restarted(_zero)),
-    Mistake(
-        "the last window, which is shorter, is left out", _ALL, _shortened(lambda T, K: T // K * K)
-    ),
-    Mistake("only the first window is done", _ALL, _shortened(lambda T, K: K)),
-    Mistake(
-        "the gradients are those of the last window, and not added up",
-        _ALL,
-        lambda i, right: _summed(_windows(i)[0][-1:]),
-    ),
-    Mistake(
-        "the gradients are those of the first window, and not added up",
-        _ALL,
-        lambda i, right: _summed(_windows(i)[0][:1]),
-    ),
-    Mistake(
-        "the gradients are a mean over the windows, where there is a sum",
-        _ALL,
-        lambda i, right: _summed(_windows(i)[0], 1 / len(_windows(i)[0])),
-    ),
-)
-
-
-_GRU = "n = tanh(W_in x + b_in + r ∘ (W_hn h + b_hn)), h' = (1 - z) ∘ n + z ∘ h"
-_ORDER = "the gates stand in the order r, z, n"
-
-
-def _gru(
-    i: Inputs,
-    *,
-    reset: str = "after",
-    exchanged: bool = False,
-    candidate: Callable[[Any], Any] = np.tanh,
-    gate: Callable[[Any], Any] = _sigmoid,
-) -> Inputs:
-    """Compute a step with one of its equations changed."""
-    h = i["h_prev"]
-    (x_r, x_z, x_n), (h_r, h_z, h_n) = (
-        np.split(side, 3, axis=1)
-        for side in (i["x"] @ i["W_ih"].T + i["b_ih"], h @ i["W_hh"].T + i["b_hh"])
-    )
-    r, z = gate(x_r + h_r), gate(x_z + h_z)
-    W_hn, b_hn = np.split(i["W_hh"], 3)[2], np.split(i["b_hh"], 3)[2]
-    from_h = {
-        "after": r * h_n,
-        "before": (r * h) @ W_hn.T + b_hn,
-        "bias outside": r * (h @ W_hn.T) + b_hn,
-        "never": h_n,
-    }[reset]
-    n = candidate(x_n + from_h)
-    return {"h_next": z * n + (1 - z) * h if exchanged else (1 - z) * n + z * h}
-
-
-def _reordered(array: Any) -> Any:
-    """Put z before r."""
-    r, z, n = np.split(array, 3)
-    return np.concatenate([z, r, n])
-
-
-def _change_gru(**changes: Callable[[Any], Any]) -> Any:
-    return _with(gru_step_forward, "h_next", **changes)
-
-
-_GRU_FORWARD = (
-    Mistake("z and 1 - z are exchanged", _GRU, lambda i, right: _gru(i, exchanged=True)),
-    Mistake(
-        "r is applied to h before the product",
-        _GRU,
-        lambda i, right: _gru(i, reset="before"),
-    ),
-    Mistake("b_hn stands outside of r ∘ (…)", _GRU, lambda i, right: _gru(i, reset="bias outside")),
-    Mistake("r is not applied", _GRU, lambda i, right: _gru(i, reset="never")),
-    Mistake("tanh is missing", _GRU, lambda i, right: _gru(i, candidate=lambda a: a)),
-    Mistake(
-        "a sigmoid stands in place of tanh", _GRU, lambda i, right: _gru(i, candidate=_sigmoid)
-    ),
-    Mistake("tanh stands in place of the gates' σ", _GRU, lambda i, right: _gru(i, gate=np.tanh)),
-    Mistake(
-        "r and z are exchanged",
-        _ORDER,
-        _change_gru(**dict.fromkeys(("W_ih", "W_hh", "b_ih", "b_hh"), _reordered)),
-    ),
-    Mistake("b_hh is left out", _GRU, _change_gru(b_hh=_zero)),
-    Mistake("b_ih is left out", _GRU, _change_gru(b_ih=_zero)),
-    Mistake("the state before is left out", _GRU, _change_gru(h_prev=_zero)),
-)
-
-
-def _gru_gradients(i: Inputs, wrong: str) -> Inputs:
-    """Compute the gradients with one line wrong."""
-    _, (x, h_prev, W_ih, W_hh, r, z, n, h_n) = gru_step_forward(
-        *(i[name] for name in ("x", "h_prev", "W_ih", "W_hh", "b_ih", "b_hh"))
-    )
-    d_h = i["d_h_next"]
-    d_n = d_h * (1 - z) * (1 if wrong == "n slope" else 1 - n**2)
-    d_z = d_h * (h_prev - n) * (1 if wrong == "z slope" else z * (1 - z))
-    d_r = d_n * h_n * (1 if wrong == "r slope" else r * (1 - r))
-    if wrong == "z sign":
-        d_z = -d_z
-    d_x_side = np.concatenate([d_r, d_z, d_n], axis=1)
-    d_h_side = np.concatenate([d_r, d_z, d_n if wrong == "reset" else d_n * r], axis=1)
-    direct = 0 if wrong == "direct" else d_h * z
-    gradients = (
-        d_x_side @ W_ih,
-        d_h_side @ W_hh + direct,
-        d_x_side.T @ x,
-        d_h_side.T @ h_prev,
-        d_x_side.sum(0),
-        d_h_side.sum(0),
-    )
-    names = ("d_x", "d_h_prev", "d_W_ih", "d_W_hh", "d_b_ih", "d_b_hh")
-    sign = -1 if wrong == "sign" else 1
-    return {name: sign * d for name, d in zip(names, gradients, strict=True)}
-
-
-def _wrong_gru(name: str, mathematics: str, wrong: str) -> Mistake:
-    return Mistake(name, mathematics, lambda i, right: _gru_gradients(i, wrong))
-
-
-_GRU_BACKWARD = (
-    _wrong_gru("the direct way from h to h' is missing", "d_h = … + z ∘ d_h'", "direct"),
-    _wrong_gru(
-        "the slope of tanh, 1 - n², is missing", "d_a_n = (1 - n²) ∘ (1 - z) ∘ d_h'", "n slope"
-    ),
-    _wrong_gru(
-        "the slope of z, z (1 - z), is missing", "d_a_z = z (1 - z) ∘ (h - n) ∘ d_h'", "z slope"
-    ),
-    _wrong_gru(
-        "the slope of r, r (1 - r), is missing",
-        "d_a_r = r (1 - r) ∘ (W_hn h + b_hn) ∘ d_a_n",
-        "r slope",
-    ),
-    _wrong_gru("the gradient of z has the wrong sign", "dh'/dz = h - n", "z sign"),
-    _wrong_gru(
-        "r is missing between the candidate and W_hn h + b_hn",
-        "d(W_hn h + b_hn) = r ∘ d_a_n",
-        "reset",
-    ),
-    _wrong_gru(
-        "the sign is wrong", "d_W = dL/dW; it is the step of descent that subtracts", "sign"
-    ),
-)
 
 
 _KEYS = {
@@ -686,19 +434,6 @@ def _diagnosed_window(inputs: Inputs, got: Inputs, right: Inputs) -> list[Explan
         return []
     return _diagnosed(inputs, got, right)
 
-
-MISTAKES: dict[str, tuple[Mistake, ...]] = {
-    "one_hot": _ONE_HOT,
-    "rnn_step_forward": _STEP_FORWARD,
-    "rnn_forward": _FORWARD,
-    "rnn_backward": _BACKWARD,  # what the package's diagnosis does not know
-    "softmax_cross_entropy": _CROSS_ENTROPY,
-    "clip_grad_norm": _CLIPPING,
-    "sgd_step": _SGD,
-    "truncated_bptt": _TRUNCATED,
-    "gru_step_forward": _GRU_FORWARD,
-    "gru_step_backward": _GRU_BACKWARD,
-}
 
 _DIAGNOSED: dict[str, Callable[[Inputs, Inputs, Inputs], list[Explanation]]] = {
     "softmax_cross_entropy": _too_large,
