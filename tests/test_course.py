@@ -16,6 +16,7 @@ import nprnn
 from nprnn import course
 from nprnn.course.catalogue import EXERCISES, exercise, template
 from nprnn.course.grading import grade
+from nprnn.course.mistakes import MISTAKES
 from nprnn.course.report import Report
 
 NAMES = course.exercises()
@@ -304,6 +305,23 @@ def test_a_planted_mistake_is_caught_and_named(name, old, new, mistake):
     exec(planted(name, (old, new)), namespace)
     assert differs(name, result.function, namespace, inputs)
     assert all(len(line) <= 80 for line in result.lines(21))
+
+
+KNOWN = [
+    pytest.param(each.name, function.name, row, id=f"{function.name}: {row[0]}")
+    for each in EXERCISES
+    for function in each.functions
+    for row in MISTAKES.get(function.name, ())
+]
+
+
+@pytest.mark.parametrize(("name", "function", "mistake"), KNOWN)
+def test_each_known_mistake_is_planted_caught_and_named(name, function, mistake):
+    text, mathematics, *edits = mistake
+    result = graded(name, planted(name, *edits))[function]
+    assert result.status == "failed"
+    assert (text, mathematics) in result.diagnosis
+    assert len(result.diagnosis) == 1, result.diagnosis
 
 
 def differs(name, wrong, functions, inputs):
