@@ -99,7 +99,7 @@ def _replaced(originals: dict[str, dict[str, Any]]) -> str:
 
 
 def _limit_memory() -> None:
-    """Let what asks for too much get a MemoryError, before the machine comes to a halt."""
+    """Let what asks for too much get a MemoryError, before everything else has to wait."""
     used = Path("/proc/self/statm")  # elsewhere the limit is not kept, or not known
     if used.exists():
         import resource
