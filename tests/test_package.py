@@ -48,7 +48,7 @@ def test_everything_public_is_documented():
         assert getattr(nprnn, name).__doc__, name
 
 
-SOURCES = sorted((ROOT / "nprnn").glob("*.py"))
+SOURCES = sorted((ROOT / "nprnn").rglob("*.py"))
 
 
 @pytest.mark.skipif(not SOURCES, reason="runs in a checkout")

@@ -8,6 +8,9 @@ gives the same. For gradients through the simple recurrent network, `nprnn.diagn
 from __future__ import annotations
 
 import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -35,14 +38,27 @@ def explanations(
     return list(dict.fromkeys(found))
 
 
+class _Edited(importlib.abc.InspectLoader):
+    """Imports a solution of this package with edits in it."""
+
+    def __init__(self, *edits: tuple[str, str]) -> None:
+        self.edits = edits
+
+    def get_source(self, fullname: str) -> str:
+        """Return the solution's source, edited."""
+        source = solution(fullname)
+        for old, new in self.edits:
+            source = source.replace(old, new)
+        return source
+
+
 @functools.cache
 def _plant(name: str, *edits: tuple[str, str]) -> dict[str, Any]:
     """Return the functions of an exercise's solution with a mistake in them."""
-    source, namespace = solution(name), dict[str, Any]()
-    for old, new in edits:
-        source = source.replace(old, new)
-    exec(compile(source, f"{name}.py", "exec"), namespace)
-    return namespace
+    loader = _Edited(*edits)
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader))
+    loader.exec_module(module)
+    return vars(module)
 
 
 def _same(got: Inputs, made: Inputs) -> bool:
