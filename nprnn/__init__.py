@@ -73,7 +73,7 @@ __all__ = [
 
 
 # What few programs need is loaded when it is first asked for: functions by the module they are in.
-_ON_REQUEST = {"diagnose": "diagnosis"}
+_ON_REQUEST = {"diagnose": "diagnosis", "worked_example": "worked"}
 _MODULES_ON_REQUEST = ("course", "interop", "testing", "weights")
 
 
