@@ -1,0 +1,86 @@
+"""The pages in docs/: their code runs, their output is what it prints, their links lead somewhere.
+
+A page's ```python blocks are run in order, in one namespace, in an empty folder. A ```text block
+right after one is what it prints. A block that begins with a comment such as ``# nprnn/scan.py`` is
+a quotation: it is not run, and each of its lines must stand in that file.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+if not PAGES:
+    pytest.skip("runs in a checkout", allow_module_level=True)
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page):
+    """Return the language, the text, and the output that follows, of each block."""
+    text = page.read_text("utf-8")
+    found = list(BLOCK.finditer(text))
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        output = None
+        if after and after[1] == "text" and not text[block.end() : after.start()].strip():
+            output = after[2]
+        yield block[1], block[2], output
+
+
+def quoted_file(code):
+    """Return the file that a block quotes, if it does."""
+    match = re.match(r"# ([\w/]+\.py)\n", code)
+    return ROOT / match[1] if match else None
+
+
+@pages
+def test_code_runs_and_prints_what_the_page_says(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": page.stem}
+    for language, code, output in blocks(page):
+        if language == "python" and not quoted_file(code):
+            exec(compile(code, str(page), "exec"), namespace)
+            printed = capsys.readouterr().out
+            if output is not None:
+                assert printed.split("\n") == output.split("\n")
+
+
+@pages
+def test_quotations_are_in_the_files(page):
+    for language, code, _ in blocks(page):
+        path = quoted_file(code) if language == "python" else None
+        if path:
+            known = {line.strip() for line in path.read_text("utf-8").split("\n")}
+            for line in code.split("\n")[1:]:
+                assert line.strip() in known, f"{path.name} has no line: {line.strip()}"
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pages
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pages
+def test_mathematics_is_closed(page):
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    text = re.sub(r"`[^`]*`", "", text)
+    for paragraph in text.split("\n\n"):
+        assert paragraph.count("$") % 2 == 0, paragraph
+    for language, code, _ in blocks(page):
+        if language == "math":
+            assert code.count("{") == code.count("}")
+            assert code.count(r"\left") == code.count(r"\right")
+    assert page.read_text("utf-8").count("```") % 2 == 0
