@@ -22,7 +22,7 @@ add("file", metavar="FILE")
 add("--cell", choices=["rnn", "gru", "lstm"], default="rnn")
 add("--hidden-size", type=int, default=256)
 add("--num-layers", type=int, default=1)
-add("--dropout", type=float, default=0.0, help="between layers")
+add("--dropout", type=float, default=0.0, help="of each layer's output")
 add("--batch-size", type=int, default=32)
 add("--num-steps", type=int, default=64)
 add("--lr", type=float, default=0.005, help="peak, of Adam")
@@ -105,7 +105,9 @@ def torchs(vocab_size, training, validation):
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     sizes = options.hidden_size, options.num_layers
-    layer = getattr(torch.nn, options.cell.upper())(vocab_size, *sizes, dropout=options.dropout)
+    between = options.dropout if options.num_layers > 1 else 0.0
+    layer = getattr(torch.nn, options.cell.upper())(vocab_size, *sizes, dropout=between)
+    drop = torch.nn.Dropout(options.dropout)
     model = torch.nn.ModuleDict(
         {"rnn": layer, "readout": torch.nn.Linear(options.hidden_size, vocab_size)}
     )
@@ -116,7 +118,7 @@ def torchs(vocab_size, training, validation):
     def loss_of(inputs, targets, state):
         vectors = torch.nn.functional.one_hot(torch.from_numpy(inputs), vocab_size).float()
         hidden, state = model["rnn"](vectors, state)
-        logits = model["readout"](hidden).reshape(-1, vocab_size)
+        logits = model["readout"](drop(hidden)).reshape(-1, vocab_size)
         flat = torch.from_numpy(targets).reshape(-1)
         state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
         return torch.nn.functional.cross_entropy(logits, flat), state
@@ -138,6 +140,7 @@ def torchs(vocab_size, training, validation):
             if clock.part == 1:
                 break
     model.eval()
+    drop.eval()
     state, total = None, 0.0
     with torch.no_grad():
         for begin in range(0, len(validation) - 1, 512):

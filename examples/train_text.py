@@ -92,7 +92,7 @@ def parse(arguments):
     add("--cell", choices=["rnn", "gru", "lstm"], default="rnn", help="kind of layer")
     add("--hidden-size", metavar="H", type=whole(1), default=256, help="units in a layer")
     add("--num-layers", metavar="L", type=whole(1), default=1, help="layers")
-    add("--dropout", metavar="P", type=part, default=0.0, help="between layers")
+    add("--dropout", metavar="P", type=part, default=0.0, help="part of each layer's output")
     add("--batch-size", metavar="B", type=whole(1), default=16, help="sequences in a batch")
     add("--num-steps", metavar="T", type=whole(1), default=64, help="characters in a window")
     add("--optimizer", choices=list(OPTIMIZERS), default="adam", help="how steps are taken")
@@ -119,8 +119,6 @@ def parse(arguments):
     options = parser.parse_args(arguments, argparse.Namespace(file=None))
     if "lr" not in options:
         _, options.lr = OPTIMIZERS[options.optimizer]
-    if options.dropout and options.num_layers == 1:
-        parser.error("--dropout acts between layers: it needs --num-layers of at least 2")
     return options
 
 

@@ -18,6 +18,7 @@ from .generation import Sampler, sampler
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
 from .recurrent import LAYERS
+from .stack import dropout_mask
 
 if TYPE_CHECKING:
     from typing import Self
@@ -48,7 +49,9 @@ class SequenceModel:
     forget_bias : float, optional
         Of ``cell="lstm"``; see `LSTM`.
     dropout : float, default 0
-        Between layers; acts where a Generator is passed to `loss_and_grads`.
+        Probability with which an entry of what a layer passes up is zeroed, between layers and in
+        front of the read-out, but not from step to step (Zaremba, Sutskever and Vinyals 2014). Acts
+        where a Generator is passed to `loss_and_grads`.
     bidirectional : bool, default False
         Whether the layers also read backwards; then D = 2.
     recurrent_init : str, default "uniform"
@@ -80,11 +83,12 @@ class SequenceModel:
         rng: RandomSource = None,
     ) -> None:
         rng = check.generator(rng)
+        self.dropout = check.real("dropout", dropout, "[0, 1)")
         layers = LAYERS[check.choice("cell", cell, tuple(LAYERS))](
             input_size,
             hidden_size,
             num_layers,
-            dropout=dropout,
+            dropout=self.dropout if num_layers != 1 else 0.0,
             bidirectional=bidirectional,
             recurrent_init=recurrent_init,
             dtype=dtype,
@@ -177,12 +181,19 @@ class SequenceModel:
             To pass on to the next window. No gradient flows back through it.
         """
         rnn, readout = self.rnn, self.readout
+        rng = None if rng is None else check.generator(rng)
         x, input_cache = self._enter(inputs)
         output, final, rnn_cache = rnn.forward(x, state, lengths=lengths, rng=rng)
-        prediction, readout_cache = readout.forward(self._features(output, final, lengths))
+        features, mask_on_features = self._features(output, final, lengths), None
+        if self.dropout and rng is not None:
+            mask_on_features = dropout_mask(features, self.dropout, rng)
+            features = features * mask_on_features
+        prediction, readout_cache = readout.forward(features)
         counted = self._counted(mask, lengths, prediction)
         loss, d_prediction = self._criterion(prediction, targets, counted)
         d_features, readout_grads = readout.backward(d_prediction, readout_cache)
+        if mask_on_features is not None:
+            d_features *= mask_on_features
         d_output, d_state = self._features_backward(d_features, output, final, lengths)
         d_x, _, rnn_grads = rnn.backward(d_output, d_state, rnn_cache)
         grads = {"rnn": rnn_grads, "readout": readout_grads}

@@ -182,6 +182,11 @@ def worked_example(
         d_x[t] = d_a[t] @ W_ih
         carried = d_a[t] @ W_hh
     d_h_0 = carried
+    d_W_ih = d_W_ih_t.sum(axis=0)
+    d_W_hh = d_W_hh_t.sum(axis=0)
+    d_b = d_b_t.sum(axis=0)
+    d_W_ho = d_W_ho_t.sum(axis=0)
+    d_b_o = d_b_o_t.sum(axis=0)
 
     return WorkedExample(
         x=x,
@@ -208,11 +213,11 @@ def worked_example(
         d_b_t=d_b_t,
         d_W_ho_t=d_W_ho_t,
         d_b_o_t=d_b_o_t,
-        d_W_ih=d_W_ih_t.sum(axis=0),
-        d_W_hh=d_W_hh_t.sum(axis=0),
-        d_b=d_b_t.sum(axis=0),
-        d_W_ho=d_W_ho_t.sum(axis=0),
-        d_b_o=d_b_o_t.sum(axis=0),
+        d_W_ih=d_W_ih,
+        d_W_hh=d_W_hh,
+        d_b=d_b,
+        d_W_ho=d_W_ho,
+        d_b_o=d_b_o,
         d_x=d_x,
         d_h_0=d_h_0,
     )

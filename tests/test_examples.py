@@ -163,7 +163,6 @@ def test_help_shows_the_defaults():
         (TEXT.encode(), ["--optimizer", "lion"], "--optimizer: invalid choice: 'lion'"),
         (TEXT.encode(), ["--schedule", "up"], "--schedule: invalid choice: 'up'"),
         (TEXT.encode(), ["--dropout", "1"], "--dropout: must be below 1, got 1"),
-        (TEXT.encode(), ["--dropout", "0.5"], "--dropout acts between layers"),
         (TEXT.encode(), ["--num-layers", "0"], "--num-layers: must be at least 1"),
         (TEXT.encode(), ["--lr", "0"], "--lr: must be above 0"),
         (TEXT.encode(), ["--lr", "nan"], "--lr: must be a number of at least 0, got nan"),

@@ -149,8 +149,10 @@ def test_an_embedding_and_tied_weights():
         assert written == [2, 3, 4, 0, 1, 2]
 
 
-def test_dropout_acts_with_a_generator_only_and_its_gradient_uses_the_same_mask():
-    model = LanguageModel(5, 6, num_layers=2, dropout=0.4, dtype=np.float64, rng=0)
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_dropout_acts_with_a_generator_only_and_its_gradient_uses_the_same_mask(num_layers):
+    options = {"num_layers": num_layers, "dropout": 0.4}
+    model = LanguageModel(5, 6, **options, dtype=np.float64, rng=0)
     inputs, targets = np.random.default_rng(1).integers(0, 5, (2, 4, 3))
     plain = model.loss(inputs, targets)[0]
     assert model.loss_and_grads(inputs, targets)[0] == plain
@@ -162,6 +164,18 @@ def test_dropout_acts_with_a_generator_only_and_its_gradient_uses_the_same_mask(
         grads,
         method="complex",
     )
+
+
+def test_dropout_in_front_of_the_readout_zeroes_and_scales():
+    """With states of 1 the logits count the entries that are left."""
+    model = LanguageModel(2, 1000, nonlinearity="relu", dropout=0.25, dtype=np.float64, rng=0)
+    for name, value in model.params.items():
+        value[...] = 1 if name in ("rnn.bias_ih_l0", "readout.weight") else 0
+    model.params["readout.weight"][1] = 0
+    loss, _, _ = model.loss_and_grads([[0]], [[1]], rng=3)  # ln(1 + e^o) = o, where o is large
+    kept = float(loss) * 0.75
+    assert kept == pytest.approx(round(kept), abs=1e-9)
+    assert kept == pytest.approx(750, abs=60)
 
 
 def test_single_precision_throughout():
