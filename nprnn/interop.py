@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from . import _validation as check
-from . import weights
+from . import dialects, weights
 from .linear import Linear
 from .models import LanguageModel, SequenceModel
 from .onnx_export import to_onnx
-from .recurrent import RNN
+from .recurrent import GRU, LSTM, RNN
 
 if TYPE_CHECKING:
     from typing import Self
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ._validation import Array, Params
+    from .dialects import Dialects
 
 __all__ = [
     "from_chapter",
@@ -62,33 +63,36 @@ def from_state_dict(
     nonlinearity: str = "tanh",
     batch_first: bool = False,
     dropout: float = 0.0,
-) -> RNN:
-    """Build a layer from the `state_dict` of a `torch.nn.RNN`, or of a module that has one.
+) -> RNN | GRU | LSTM:
+    """Build a layer from the `state_dict` of a `torch.nn.RNN`, `GRU` or `LSTM`.
 
-    Sizes, layers, directions and bias follow from the names and shapes. The other arguments leave
-    no trace in the arrays: pass them as they were.
+    Or from that of a module that has one. The cell, sizes, layers, directions and bias follow from
+    the names and shapes. The other arguments leave no trace in the arrays: pass them as they were.
 
     Parameters
     ----------
     state_dict : mapping of str to array_like
-        ``weight_ih_l0`` (H, I), ``weight_hh_l0`` (H, H), ``bias_ih_l0`` (H,) and so on, float32 or
-        float64: arrays, or tensors on the CPU. From a file: ``nprnn.weights.load(path)[0]``.
+        ``weight_ih_l0`` (G*H, I), ``weight_hh_l0`` (G*H, H), ``bias_ih_l0`` (G*H,) and so on, G
+        being 1 for an RNN, 3 for a GRU and 4 for an LSTM, of float32 or float64: arrays, or tensors
+        on the CPU. From a file: ``nprnn.weights.load(path)[0]``.
     prefix : str, optional
         What stands in front of the names, such as ``"rnn."``. Found, if one key only ends in
         ``weight_ih_l0``. Keys without it are not looked at.
-    nonlinearity, batch_first, dropout
+    nonlinearity : {"tanh", "relu"}, default "tanh"
+        Of an RNN; the others have none to choose.
+    batch_first, dropout
         As for `RNN`.
 
     Returns
     -------
-    RNN
+    RNN, GRU or LSTM
         Over copies, of the same dtype.
 
     Raises
     ------
     ValueError
-        If there is no such layer, or several, or it is a GRU or an LSTM. One message lists every
-        missing, unexpected and mis-shaped key.
+        If there is no such layer, or several, or it is an LSTM with projections. One message lists
+        every missing, unexpected and mis-shaped key.
     TypeError
         If an array is of another dtype, such as float16 or bfloat16.
 
@@ -103,29 +107,35 @@ def from_state_dict(
     ... }
     >>> from_state_dict(state_dict)
     RNN(3, 4, bias=False, dtype='float64')
+    >>> gru = {"weight_ih_l0": np.ones((12, 3)), "weight_hh_l0": np.ones((12, 4))}
+    >>> from_state_dict(gru)
+    GRU(3, 4, bias=False, dtype='float64')
     >>> linear_from_state_dict(state_dict, prefix="decoder.")
     Linear(4, 2)
     """
     prefix = _prefix(state_dict, prefix, "weight_ih_l0")
     found = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
     names = [name for key in found if (name := _NAME.fullmatch(key, len(prefix)))]
+    matrix, recurrent = f"{prefix}weight_ih_l0", f"{prefix}weight_hh_l0"
+    rows, input_size = _matrix(matrix, found[matrix])
+    _refuse_projections(found, prefix)
+    # Without the second matrix, which is then named as missing, the simplest cell is assumed.
+    gate_rows, H = _matrix(recurrent, found[recurrent]) if recurrent in found else (rows, rows)
+    dialect = _dialect(recurrent, "rows", gate_rows, H)
     # Born with one unit, then given its size: no numbers are drawn that nobody needs, and a damaged
     # dict asks for no memory.
-    layer = RNN(
+    layer = dialect.layer(
         1,
         1,
         num_layers=len({name["layer"] for name in names}),
-        nonlinearity=nonlinearity,
         bias=any(name["kind"] == "bias" for name in names),
         batch_first=batch_first,
         dropout=dropout,
         bidirectional=any(name["reverse"] for name in names),
         rng=0,
+        **_nonlinearity(dialect, nonlinearity),
     )
-    rows, layer.input_size = _matrix(f"{prefix}weight_ih_l0", found[f"{prefix}weight_ih_l0"])
-    recurrent = np.shape(found.get(f"{prefix}weight_hh_l0", ()))
-    _refuse_gates(f"{prefix}weight_ih_l0", rows, recurrent[-1:], "rows")
-    layer.hidden_size = rows
+    layer.input_size, layer.hidden_size = input_size, H
     shapes = {prefix + key: shape for key, shape in layer._shapes().items()}
     return layer.with_params(_without(prefix, _strict("the arrays of state_dict", found, shapes)))
 
@@ -234,70 +244,106 @@ def load_params(path: str | os.PathLike[str], layer: AnyParametrised) -> AnyPara
     return layer.with_params(_strict(f"the arrays of {os.fspath(path)}", arrays, shapes))
 
 
-def from_keras(arrays: Sequence[ArrayLike], *, nonlinearity: str = "tanh") -> RNN:
-    """Build a layer from what `get_weights()` of a Keras `SimpleRNN` returns.
+def from_keras(arrays: Sequence[ArrayLike], *, nonlinearity: str = "tanh") -> RNN | GRU | LSTM:
+    """Build a layer from what `get_weights()` of a Keras `SimpleRNN`, `GRU` or `LSTM` returns.
+
+    The cell follows from the shapes. Of a `GRU` and an `LSTM` the activations must be the default
+    ones.
 
     Parameters
     ----------
     arrays : sequence of array_like
-        kernel (I, H), recurrent_kernel (H, H) and, unless it was built with ``use_bias=False``,
-        bias (H,).
+        kernel (I, G*H), recurrent_kernel (H, G*H) and, unless it was built with ``use_bias=False``,
+        bias (G*H,), for a `GRU` (2, 3*H). G is 1 for a `SimpleRNN`, 3 for a `GRU` and 4 for an
+        `LSTM`.
     nonlinearity : {"tanh", "relu"}, default "tanh"
-        What Keras calls activation.
+        What a `SimpleRNN` calls activation; the others have none to choose.
 
     Returns
     -------
-    RNN
-        ``weight_ih_l0`` and ``weight_hh_l0`` are the kernels transposed, ``bias_ih_l0`` is the
-        bias, ``bias_hh_l0`` is 0.
+    RNN, GRU or LSTM
+        ``weight_ih_l0`` and ``weight_hh_l0`` are the kernels transposed, for a `GRU` in another
+        order of the gates. ``bias_ih_l0`` is the bias and ``bias_hh_l0`` is 0; those of a `GRU` are
+        the two rows.
 
     Raises
     ------
     TypeError, ValueError
-        If number, shapes or dtypes of the arrays do not fit.
+        If number, shapes or dtypes of the arrays do not fit, or a bias shows that a `GRU` was built
+        with ``reset_after=False``, which computes something else.
+
+    Notes
+    -----
+    Without a bias nothing shows how a `GRU` was built: it is taken for one of the default,
+    ``reset_after=True``.
 
     Examples
     --------
     >>> layer = from_keras([np.ones((3, 2)), np.eye(2), np.array([-0.5, 0.25])])
     >>> layer, to_keras(layer)[2]
     (RNN(3, 2, dtype='float64'), array([-0.5 ,  0.25]))
+    >>> from_keras([np.ones((3, 6)), np.ones((2, 6)), np.zeros((2, 6))])
+    GRU(3, 2, dtype='float64')
     """
     given = list(arrays)
     if len(given) not in (2, 3):
         raise ValueError(
-            "arrays must be kernel, recurrent_kernel and maybe bias, of one SimpleRNN layer of one "
+            "arrays must be kernel, recurrent_kernel and maybe bias, of one layer of one "
             f"direction; got {len(given)} arrays"
         )
     named = dict(zip(("kernel", "recurrent_kernel", "bias"), given, strict=False))
-    I, columns = _matrix("kernel", named["kernel"])  # noqa: E741
-    _refuse_gates("kernel", columns, np.shape(named["recurrent_kernel"])[:1], "columns")
-    shapes = {"kernel": (I, columns), "recurrent_kernel": (columns, columns), "bias": (columns,)}
+    I, _ = _matrix("kernel", named["kernel"])  # noqa: E741
+    H, columns = _matrix("recurrent_kernel", named["recurrent_kernel"])
+    dialect = _dialect("recurrent_kernel", "columns", columns, H)
+    one_bias = dialect.keras_biases == 1
+    if not one_bias and np.shape(named.get("bias", ())) == (columns,):
+        raise ValueError(
+            f"bias must have shape (2, 3*H = {columns}), got ({columns},): that is of a GRU with "
+            "reset_after=False, which computes something else and is not supported"
+        )
+    shapes = {
+        "kernel": (I, columns),
+        "recurrent_kernel": (H, columns),
+        "bias": (columns,) if one_bias else (dialect.keras_biases, columns),
+    }
     checked = _strict("arrays", named, {key: shapes[key] for key in named})
-    layer = RNN(I, columns, nonlinearity=nonlinearity, bias="bias" in named, rng=0)
-    return layer.with_params(_two_biases(*checked.values()))
+    options = _nonlinearity(dialect, nonlinearity)
+    layer = dialect.layer(1, 1, bias="bias" in named, rng=0, **options)
+    layer.input_size, layer.hidden_size = I, H
+    params = _from_columns(*checked.values())
+    return layer.with_params(
+        {
+            key: dialects.reordered(value, dialect.keras_gates, dialect.gates)
+            for key, value in params.items()
+        }
+    )
 
 
-def to_keras(layer: RNN) -> list[Array]:
-    """Return what `set_weights` of a Keras `SimpleRNN` takes.
+def to_keras(layer: RNN | GRU | LSTM) -> list[Array]:
+    """Return what `set_weights` of a Keras `SimpleRNN`, `GRU` or `LSTM` takes.
 
     Parameters
     ----------
-    layer : RNN
+    layer : RNN, GRU or LSTM
         Of one layer and one direction.
 
     Returns
     -------
     list of ndarray
-        kernel (I, H), recurrent_kernel (H, H) and, if the layer has biases, their sum (H,).
+        kernel (I, G*H), recurrent_kernel (H, G*H) and, if the layer has biases, their sum (G*H,),
+        of a `GRU` both, (2, 3*H).
 
     Raises
     ------
     TypeError, ValueError
         If it is another kind of layer, or has more layers or directions.
     """
-    if not isinstance(layer, RNN):
-        raise TypeError(f"layer must be an RNN, got {type(layer).__name__}")
-    return _one_bias(layer)
+    dialect = dialects.of_layer(layer)
+    params = {
+        key: dialects.reordered(value, dialect.gates, dialect.keras_gates)
+        for key, value in layer.params.items()
+    }
+    return _to_columns(layer, params, dialect.keras_biases)
 
 
 def from_chapter(
@@ -339,7 +385,7 @@ def from_chapter(
     given = {"W_xh": W_xh, "W_hh": W_hh, "b_h": b_h, "W_hq": W_hq, "b_q": b_q}
     shapes = {"W_xh": (V, H), "W_hh": (H, H), "b_h": (H,), "W_hq": (H, V), "b_q": (V,)}
     arrays = _strict("the chapter's arrays", given, shapes)
-    layer = _two_biases(arrays["W_xh"], arrays["W_hh"], arrays["b_h"])
+    layer = _from_columns(arrays["W_xh"], arrays["W_hh"], arrays["b_h"])
     readout = {"readout.weight": _transposed(arrays["W_hq"]), "readout.bias": arrays["b_q"]}
     model = LanguageModel(V, H, rng=0)
     return model.with_params({f"rnn.{key}": value for key, value in layer.items()} | readout)
@@ -351,7 +397,7 @@ def to_chapter(model: SequenceModel) -> Params:
     Parameters
     ----------
     model : LanguageModel or another model
-        Of one layer, one direction, and tanh.
+        With ``cell="rnn"``, one layer, one direction, tanh, and no embedding.
 
     Returns
     -------
@@ -368,7 +414,9 @@ def to_chapter(model: SequenceModel) -> Params:
     rnn = model.rnn
     if not isinstance(rnn, RNN) or rnn.nonlinearity != "tanh":
         raise ValueError(f"model must have cell 'rnn' and nonlinearity 'tanh'; got {rnn!r}")
-    W_xh, W_hh, b_h = _one_bias(rnn)
+    if "embedding.weight" in model.params:
+        raise ValueError("model must read one-hot vectors; got one with an embedding")
+    W_xh, W_hh, b_h = _to_columns(rnn, rnn.params, num_biases=1)
     readout = model.readout.params
     W_hq, b_q = _transposed(readout["weight"]), readout["bias"].copy()
     return {"W_xh": W_xh, "W_hh": W_hh, "b_h": b_h, "W_hq": W_hq, "b_q": b_q}
@@ -439,33 +487,60 @@ def _matrix(name: str, value: ArrayLike) -> tuple[int, int]:
     return shape
 
 
-def _refuse_gates(name: str, rows: int, hidden_size: tuple[int, ...], side: str) -> None:
-    """Refuse the weights of another cell: they are several matrices in one."""
-    for gates, cell in ((3, "a GRU"), (4, "an LSTM")):
-        if hidden_size and rows == gates * hidden_size[0]:
-            raise ValueError(
-                f"{name} has {gates}*H = {rows} {side}, the hidden size H is {hidden_size[0]}: "
-                f"it belongs to {cell}, not to an RNN"
-            )
+def _dialect(name: str, side: str, gate_rows: int, hidden_size: int) -> Dialects:
+    """Return what is known of the cell whose recurrent matrix has these sizes."""
+    dialect = dialects.of_sizes(gate_rows, hidden_size)
+    if dialect is None:
+        known = ", ".join(f"{len(row.gates)}*H for {row.name}" for row in dialects.TABLE)
+        raise ValueError(
+            f"{name} has {gate_rows} {side}, the hidden size H is {hidden_size}: there must be "
+            f"{known}"
+        )
+    return dialect
+
+
+def _refuse_projections(found: Iterable[str], prefix: str) -> None:
+    """Refuse an LSTM whose h is smaller than its c: its matrices would be taken for others."""
+    for key in found:
+        if key.startswith(f"{prefix}weight_hr_l"):
+            raise ValueError(f"state_dict has {key}: an LSTM with projections is not supported")
+
+
+def _nonlinearity(dialect: Dialects, nonlinearity: str) -> dict[str, Any]:
+    """Return the option that only an RNN has, or refuse it."""
+    if dialect.layer is RNN:
+        return {"nonlinearity": nonlinearity}
+    if nonlinearity != "tanh":
+        raise ValueError(
+            f"nonlinearity belongs to an RNN, the arrays to {dialect.name}: leave it out, got "
+            f"{nonlinearity!r}"
+        )
+    return {}
 
 
 def _transposed(matrix: Array) -> Array:
     return np.array(matrix.T, order="C")
 
 
-def _two_biases(kernel: Array, recurrent: Array, bias: Array | None = None) -> Params:
-    """Return the parameters of a layer, from h_t = f(x_t kernel + h_(t-1) recurrent + bias)."""
-    matrices = {"weight_ih_l0": _transposed(kernel), "weight_hh_l0": _transposed(recurrent)}
+def _from_columns(kernel: Array, recurrent: Array, bias: Array | None = None) -> Params:
+    """Return the parameters of a layer, from x_t kernel + h_(t-1) recurrent + bias.
+
+    The bias is the sum (G*H,) of b_ih and b_hh, or both, (2, G*H).
+    """
+    params = {"weight_ih_l0": _transposed(kernel), "weight_hh_l0": _transposed(recurrent)}
     if bias is None:
-        return matrices
+        return params
     # The negative zero is the one that changes no bit in a sum, the sign of another zero included.
-    return matrices | {"bias_ih_l0": bias, "bias_hh_l0": np.full_like(bias, -0.0)}
+    b_ih, b_hh = (bias, np.full_like(bias, -0.0)) if bias.ndim == 1 else bias
+    return params | {"bias_ih_l0": b_ih, "bias_hh_l0": b_hh}
 
 
-def _one_bias(layer: RNN) -> list[Array]:
+def _to_columns(layer: RNN | GRU | LSTM, params: Params, num_biases: int) -> list[Array]:
     """Return kernel, recurrent and, if there is one, bias: the other way round."""
     if layer.num_layers > 1 or layer.bidirectional:
         raise ValueError(f"only one layer of one direction can be converted; got {layer!r}")
-    params = layer.params
-    bias = [params["bias_ih_l0"] + params["bias_hh_l0"]] if layer.bias else []
-    return [_transposed(params["weight_ih_l0"]), _transposed(params["weight_hh_l0"]), *bias]
+    kernels = [_transposed(params["weight_ih_l0"]), _transposed(params["weight_hh_l0"])]
+    if not layer.bias:
+        return kernels
+    biases = params["bias_ih_l0"], params["bias_hh_l0"]
+    return [*kernels, biases[0] + biases[1] if num_biases == 1 else np.stack(biases)]

@@ -10,31 +10,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _validation as check
+from . import dialects
 from .models import LanguageModel, SequenceClassifier, SequenceModel, SequenceRegressor
-from .recurrent import RNN
+from .recurrent import GRU, LSTM, RNN
 
 if TYPE_CHECKING:
-    from ._validation import Params
+    from ._validation import Array, Params
+    from .stack import Recurrent
+
+    Layer = RNN | GRU | LSTM
 
 
 def to_onnx(
-    layer: RNN | SequenceModel, path: str | os.PathLike[str], *, lengths: bool = False
+    layer: Layer | SequenceModel, path: str | os.PathLike[str], *, lengths: bool = False
 ) -> None:
     """Write a layer or a model as an ONNX graph, which onnxruntime and others run.
 
-    One RNN node a layer (ONNX operator set 22), with free T and B. Inputs:
+    One RNN, GRU or LSTM node a layer (ONNX operator set 22), with free T and B. Inputs:
 
-    - ``ids``, int64 (T, B), for a `LanguageModel`; a runtime may not notice ids beyond V-1. Or
-      ``x``, float32 (T, B, I), for everything else; with `batch_first` (B, T, I).
-    - ``state``, float32 (L*D, B, H); zeros to begin with.
+    - ``ids``, int64 (T, B), for a `LanguageModel`; a runtime may not notice ids that are not in
+      0 .. V-1. Or ``x``, float32 (T, B, I), for everything else; with `batch_first` (B, T, I).
+    - ``state``, float32 (L*D, B, H); zeros to begin with. Of an `LSTM` two, ``state_h`` and
+      ``state_c``.
     - ``lengths``, int64 (B,), if asked for.
 
     Outputs:
 
-    - ``output``, float32 (T, B, D*H), of an `RNN`, with `batch_first` (B, T, D*H); (T, B, V) of a
+    - ``output``, float32 (T, B, D*H), of a layer, with `batch_first` (B, T, D*H); (T, B, V) of a
       `SequenceRegressor`. Or ``logits``, float32 (T, B, V), of the other models, of a
       `SequenceClassifier` (B, V).
-    - ``final_state``, float32 (L*D, B, H).
+    - ``final_state``, float32 (L*D, B, H). Of an `LSTM` two, ``final_state_h`` and
+      ``final_state_c``.
 
     For instance::
 
@@ -44,8 +50,8 @@ def to_onnx(
 
     Parameters
     ----------
-    layer : RNN or model
-        With float32 parameters: onnxruntime has no RNN node of another type.
+    layer : RNN, GRU, LSTM or model
+        With float32 parameters: onnxruntime has no such nodes of another type.
     path : str or path-like
         By custom it ends in ``.onnx``.
     lengths : bool, default False
@@ -72,12 +78,15 @@ def to_onnx(
     Path(path).write_bytes(model.SerializeToString())
 
 
-def _exported_layer(layer: RNN | SequenceModel) -> RNN:
+def _exported_layer(layer: Layer | SequenceModel) -> Layer:
     """Return the recurrent layers of a layer or a model, if they can be exported."""
     rnn = layer.rnn if isinstance(layer, SequenceModel) else layer
-    if not isinstance(rnn, RNN):
-        raise TypeError(f"layer must be an RNN, or a model with one; got {type(rnn).__name__}")
-    check.choice("nonlinearity", rnn.nonlinearity, ("tanh", "relu"))
+    if not isinstance(rnn, RNN | GRU | LSTM):
+        raise TypeError(
+            f"layer must be an RNN, GRU or LSTM, or a model with one; got {type(rnn).__name__}"
+        )
+    if isinstance(rnn, RNN):
+        check.choice("nonlinearity", rnn.nonlinearity, ("tanh", "relu"))
     dtype = rnn.params["weight_hh_l0"].dtype
     if dtype != np.float32:
         raise TypeError(
@@ -87,29 +96,43 @@ def _exported_layer(layer: RNN | SequenceModel) -> RNN:
     return rnn
 
 
-def _graph(layer: RNN | SequenceModel, rnn: RNN, lengths: bool) -> str:
+def _state_names(rnn: Recurrent) -> dict[str, str]:
+    """Return the name of each state, as caller and runtime know it, by its letter."""
+    letters = "hc"[: rnn.cell.num_states]
+    return {letter: "state" if letters == "h" else f"state_{letter}" for letter in letters}
+
+
+def _graph(layer: Layer | SequenceModel, rnn: Layer, lengths: bool) -> str:
     """Return the graph in ONNX's own notation; the weights are known by name only."""
     steps = "B, T" if rnn.batch_first else "T, B"
-    state = f"float[{rnn.num_layers * rnn.num_directions}, B, {rnn.hidden_size}]"
     x = f"float[{steps}, {rnn.input_size}] x"
     result = f"float[{steps}, {rnn.num_directions * rnn.hidden_size}] output"
     if isinstance(layer, SequenceModel):
         x = f"int64[{steps}] ids" if isinstance(layer, LanguageModel) else x
         axes = "B" if isinstance(layer, SequenceClassifier) else steps
         result = f"float[{axes}, {layer.readout.out_features}] {_result_name(layer)}"
-    inputs = ", ".join([x, f"{state} state", *(["int64[B] lengths"] if lengths else [])])
+    shape = f"float[{rnn.num_layers * rnn.num_directions}, B, {rnn.hidden_size}]"
+    states = [f"{shape} {name}" for name in _state_names(rnn).values()]
+    finals = [f"{shape} final_{name}" for name in _state_names(rnn).values()]
+    inputs = ", ".join([x, *states, *(["int64[B] lengths"] if lengths else [])])
+    outputs = ", ".join([result, *finals])
     nodes = [*_input_nodes(layer, rnn), *_layer_nodes(rnn, lengths), *_result_nodes(layer, lengths)]
     header = '<ir_version: 10, opset_import: ["": 22], producer_name: "nprnn">'
     body = "\n".join(nodes)
-    return f"{header} nprnn ({inputs}) => ({result}, {state} final_state) {{\n{body}\n}}"
+    return f"{header} nprnn ({inputs}) => ({outputs}) {{\n{body}\n}}"
 
 
-def _result_name(layer: RNN | SequenceModel) -> str:
-    return "output" if isinstance(layer, RNN | SequenceRegressor) else "logits"
+def _result_name(layer: Layer | SequenceModel) -> str:
+    """Return the name of the first output."""
+    if isinstance(layer, SequenceModel) and not isinstance(layer, SequenceRegressor):
+        return "logits"
+    return "output"
 
 
-def _input_nodes(layer: RNN | SequenceModel, rnn: RNN) -> list[str]:
+def _input_nodes(layer: Layer | SequenceModel, rnn: Layer) -> list[str]:
     """Return the nodes from the input to x_0, (T, B, I)."""
+    if isinstance(layer, LanguageModel) and layer.embedding_size:
+        return ["x_0 = Gather <axis = 0> (W_embedding, ids)"]
     if isinstance(layer, LanguageModel):
         return [
             f"num_classes = Constant <value_int = {rnn.input_size}> ()",
@@ -119,59 +142,77 @@ def _input_nodes(layer: RNN | SequenceModel, rnn: RNN) -> list[str]:
     return ["x_0 = Transpose <perm = [1, 0, 2]> (x)" if rnn.batch_first else "x_0 = Identity (x)"]
 
 
-def _layer_nodes(rnn: RNN, lengths: bool) -> list[str]:
-    """Return the nodes from x_0 and state to y, laid out like the input, and final_state."""
+def _layer_nodes(rnn: Layer, lengths: bool) -> list[str]:
+    """Return the nodes from x_0 and the states to y, laid out like the input, and final states."""
     L, D, H = rnn.num_layers, rnn.num_directions, rnn.hidden_size
-    initials, finals = (", ".join(f"{h}_{k}" for k in range(L)) for h in ("h_0", "h_T"))
-    activations = ", ".join([f'"{rnn.nonlinearity.capitalize()}"'] * D)
-    direction = "bidirectional" if rnn.bidirectional else "forward"
-    options = f'hidden_size = {H}, direction = "{direction}", activations = [{activations}]'
+    names = _state_names(rnn)
     nodes = [
-        f"{initials} = Split <axis = 0, num_outputs = {L}> (state)",
         f"joined = Constant <value_ints = [0, 0, {D * H}]> ()",  # 0 keeps T and B
         *(["valid = Cast <to = 6> (lengths)"] if lengths else []),  # to int32
     ]
+    for letter, name in names.items():
+        initials = ", ".join(f"{letter}_0_{k}" for k in range(L))
+        nodes.append(f"{initials} = Split <axis = 0, num_outputs = {L}> ({name})")
     for k in range(L):
         B, valid = f"B_{k}" if rnn.bias else "", "valid" if lengths else ""
+        before, after = (", ".join(f"{letter}_{t}_{k}" for letter in names) for t in "0T")
         nodes += [
-            f"Y_{k}, h_T_{k} = RNN <{options}> (x_{k}, W_{k}, R_{k}, {B}, {valid}, h_0_{k})",
+            f"Y_{k}, {after} = {_operator(rnn)} (x_{k}, W_{k}, R_{k}, {B}, {valid}, {before})",
             f"halves_{k} = Transpose <perm = [0, 2, 1, 3]> (Y_{k})",  # (T, D, B, H) to (T, B, D, H)
             f"x_{k + 1} = Reshape (halves_{k}, joined)",  # (T, B, D*H)
         ]
     leave = "Transpose <perm = [1, 0, 2]>" if rnn.batch_first else "Identity"
-    nodes += [f"y = {leave} (x_{L})", f"h_T = Concat <axis = 0> ({finals})"]
-    if not lengths:
-        return [*nodes, "final_state = Identity (h_T)"]
-    return [  # onnxruntime gives 0 for a sequence of length 0; here its state is the initial one
-        *nodes,
-        "zero = Constant <value_int = 0> ()",
-        "is_empty = Equal (lengths, zero)",
-        "axis_1 = Constant <value_ints = [1]> ()",
-        "is_empty_row = Unsqueeze (is_empty, axis_1)",  # (B, 1)
-        "final_state = Where (is_empty_row, state, h_T)",
-    ]
+    nodes.append(f"y = {leave} (x_{L})")
+    if lengths:
+        nodes += [
+            "zero = Constant <value_int = 0> ()",
+            "is_empty = Equal (lengths, zero)",
+            "axis_1 = Constant <value_ints = [1]> ()",
+            "is_empty_row = Unsqueeze (is_empty, axis_1)",  # (B, 1)
+        ]
+    for letter, name in names.items():
+        finals = ", ".join(f"{letter}_T_{k}" for k in range(L))
+        nodes.append(f"{letter}_T = Concat <axis = 0> ({finals})")
+        # onnxruntime gives 0 for a sequence of length 0; here its state is the initial one.
+        last = f"Where (is_empty_row, {name}, {letter}_T)" if lengths else f"Identity ({letter}_T)"
+        nodes.append(f"final_{name} = {last}")
+    return nodes
 
 
-def _result_nodes(layer: RNN | SequenceModel, lengths: bool) -> list[str]:
-    """Return the nodes from y and final_state to the first output."""
+def _operator(rnn: Layer) -> str:
+    """Return the name and the attributes of the node that is a layer."""
+    dialect = dialects.of_layer(rnn)
+    direction = "bidirectional" if rnn.bidirectional else "forward"
+    options = [f"hidden_size = {rnn.hidden_size}", f'direction = "{direction}"']
+    if isinstance(rnn, RNN):
+        activations = ", ".join([f'"{rnn.nonlinearity.capitalize()}"'] * rnn.num_directions)
+        options.append(f"activations = [{activations}]")
+    options += [dialect.onnx_options] if dialect.onnx_options else []
+    return f"{dialect.layer.__name__} <{', '.join(options)}>"
+
+
+def _result_nodes(layer: Layer | SequenceModel, lengths: bool) -> list[str]:
+    """Return the nodes from y and the final state to the first output."""
     if not isinstance(layer, SequenceModel):
         return ["output = Identity (y)"]
     pool = _pool_nodes(layer, lengths) if isinstance(layer, SequenceClassifier) else []
-    features = "pooled" if pool else "y"
+    tied = isinstance(layer, LanguageModel) and layer.tie_weights
     return [
         *pool,
-        f"product = MatMul ({features}, W_readout)",
+        *(["W_readout = Transpose <perm = [1, 0]> (W_embedding)"] if tied else []),
+        f"product = MatMul ({'pooled' if pool else 'y'}, W_readout)",
         f"{_result_name(layer)} = Add (product, b_readout)",
     ]
 
 
 def _pool_nodes(model: SequenceClassifier, lengths: bool) -> list[str]:
-    """Return the nodes from y and final_state to what a classifier reads out, (B, D*H)."""
+    """Return the nodes from y and the final state to what a classifier reads out, (B, D*H)."""
     if model.pool == "last":
+        h = _state_names(model.rnn)["h"]
         top = range(model.rnn.num_layers * model.rnn.num_directions)[-model.rnn.num_directions :]
         return [
             f"top = Constant <value_ints = {list(top)}> ()",
-            "top_state = Gather <axis = 0> (final_state, top)",  # (D, B, H)
+            f"top_state = Gather <axis = 0> (final_{h}, top)",  # (D, B, H)
             "top_rows = Transpose <perm = [1, 0, 2]> (top_state)",  # (B, D, H)
             "pooled = Flatten (top_rows)",
         ]
@@ -189,20 +230,25 @@ def _pool_nodes(model: SequenceClassifier, lengths: bool) -> list[str]:
     ]
 
 
-def _graph_weights(layer: RNN | SequenceModel, rnn: RNN) -> Params:
-    """Return W (D, H, in), R (D, H, H) and B (D, 2*H) of every layer, and those of the read-out."""
+def _graph_weights(layer: Layer | SequenceModel, rnn: Layer) -> Params:
+    """Return W (D, G*H, in), R (D, G*H, H), B (D, 2*G*H) of every layer, and a model's others."""
+    dialect = dialects.of_layer(rnn)
     arrays: Params = {}
-    kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if rnn.bias else [])]
-    for k in range(rnn.num_layers):
+
+    def stacked(kind: str, k: int) -> Array:
         places = [f"l{k}", f"l{k}_reverse"][: rnn.num_directions]
-        W, R, *biases = (np.stack([rnn.params[f"{kind}_{at}"] for at in places]) for kind in kinds)
-        arrays |= {f"W_{k}": W, f"R_{k}": R}
-        if biases:
+        directions = np.stack([rnn.params[f"{kind}_{at}"] for at in places])
+        return dialects.reordered(directions, dialect.gates, dialect.onnx_gates, axis=1)
+
+    for k in range(rnn.num_layers):
+        arrays |= {f"W_{k}": stacked("weight_ih", k), f"R_{k}": stacked("weight_hh", k)}
+        if rnn.bias:
+            biases = stacked("bias_ih", k), stacked("bias_hh", k)
             arrays[f"B_{k}"] = np.concatenate(biases, axis=1)
+    if isinstance(layer, LanguageModel) and layer.embedding_size:
+        arrays["W_embedding"] = layer.params["embedding.weight"]
     if isinstance(layer, SequenceModel):
-        readout = layer.readout.params
-        arrays |= {
-            "W_readout": np.ascontiguousarray(readout["weight"].T),
-            "b_readout": readout["bias"],
-        }
+        if "readout.weight" in layer.params:  # else it is the embedding's
+            arrays["W_readout"] = np.ascontiguousarray(layer.params["readout.weight"].T)
+        arrays["b_readout"] = layer.params["readout.bias"]
     return arrays
