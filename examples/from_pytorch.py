@@ -2,9 +2,9 @@
 
     python examples/from_pytorch.py [FILE.safetensors]
 
-Without FILE, and where PyTorch is installed, a small module stands for yours: it is written to a
-file, run here without PyTorch, and both results are compared. With FILE, which anyone who has the
-module writes with
+Without FILE, and where PyTorch is installed, small modules with an RNN, a GRU and an LSTM stand for
+yours: each is written to a file, run here without PyTorch, and both results are compared. With
+FILE, which anyone who has the module writes with
 
     safetensors.torch.save_file(model.state_dict(), "model.safetensors")
 
@@ -41,29 +41,34 @@ def describe(file):
     layer = interop.from_state_dict(arrays)  # for relu: nonlinearity="relu"
     x = np.ones((5, 1, layer.input_size), layer.params["weight_hh_l0"].dtype)  # (T, B, I)
     output, state = layer(x)
-    print(f"{layer}\noutput {output.shape}, state {state.shape}")
+    states = dict(zip("hc", state, strict=True)) if isinstance(state, tuple) else {"state": state}
+    shapes = {"output": output} | states
+    print(layer, ", ".join(f"{name} {array.shape}" for name, array in shapes.items()), sep="\n")
     return 0
 
 
 def compare():
-    """Save a PyTorch module, run it in NumPy, and compare the logits."""
+    """Save PyTorch modules, run them in NumPy, and compare the logits."""
     try:
         import torch
     except ImportError:
         print("PyTorch is not installed: name a .safetensors file instead", file=sys.stderr)
         return 2
-    module = torch_module(torch)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (12, 4))  # (T, B)
-    with tempfile.TemporaryDirectory() as folder:
-        # What safetensors.torch.save_file does, without that package.
-        arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-        weights.save(f"{folder}/model.safetensors", arrays)
-        logits = run_without_torch(f"{folder}/model.safetensors", ids)
-    with torch.no_grad():
-        expected = module(torch.from_numpy(ids)).numpy()
-    difference = float(np.abs(logits - expected).max())
-    print(f"logits {logits.shape}, largest difference from PyTorch {difference:.1e}")
-    return 0 if difference < 1e-5 else 1
+    largest = 0.0
+    for kind in ("RNN", "GRU", "LSTM"):
+        module = torch_module(torch, kind)
+        with tempfile.TemporaryDirectory() as folder:
+            # What safetensors.torch.save_file does, without that package.
+            arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+            weights.save(f"{folder}/model.safetensors", arrays)
+            logits = run_without_torch(f"{folder}/model.safetensors", ids)
+        with torch.no_grad():
+            expected = module(torch.from_numpy(ids)).numpy()
+        difference = float(np.abs(logits - expected).max())
+        print(f"{kind}: logits {logits.shape}, largest difference from PyTorch {difference:.1e}")
+        largest = max(largest, difference)
+    return 0 if largest < 1e-5 else 1
 
 
 def run_without_torch(path, ids):
@@ -76,14 +81,14 @@ def run_without_torch(path, ids):
     return decoder(output)
 
 
-def torch_module(torch):
-    """Return what stands for the module that you have trained."""
+def torch_module(torch, kind):
+    """Return what stands for the module that you have trained, around an RNN, GRU or LSTM."""
 
     class CharacterModel(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING)
-            self.rnn = torch.nn.RNN(EMBEDDING, HIDDEN, num_layers=2)
+            self.rnn = getattr(torch.nn, kind)(EMBEDDING, HIDDEN, num_layers=2)
             self.decoder = torch.nn.Linear(HIDDEN, VOCABULARY)
 
         def forward(self, ids):

@@ -500,7 +500,7 @@ def _dialect(name: str, side: str, gate_rows: int, hidden_size: int) -> Dialects
 
 
 def _refuse_projections(found: Iterable[str], prefix: str) -> None:
-    """Refuse an LSTM whose h is smaller than its c: its matrices would be taken for others."""
+    """Refuse an LSTM whose h is smaller than its c: the shapes alone would not say what it is."""
     for key in found:
         if key.startswith(f"{prefix}weight_hr_l"):
             raise ValueError(f"state_dict has {key}: an LSTM with projections is not supported")

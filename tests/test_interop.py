@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nprnn
-from nprnn import RNN, Linear, RNNCell, interop, weights
+from nprnn import GRU, LSTM, RNN, Linear, LSTMCell, RNNCell, interop, weights
 from nprnn.testing import layer_options, seeds
 
 H, I, V = 4, 3, 5  # noqa: E741
+GATES = {RNN: 1, GRU: 3, LSTM: 4}
+EVERY_KIND = pytest.mark.parametrize("kind", GATES, ids=lambda kind: kind.__name__)
 
 
 def random_bits(rng, shape, dtype=np.float32):
@@ -43,8 +45,8 @@ def refill(layer, rng, dtype=np.float32):
     )
 
 
-def state_dict(prefix="", num_layers=1, bidirectional=False, bias=True, dtype=np.float32):
-    layer = RNN(I, H, num_layers, bias=bias, bidirectional=bidirectional, dtype=dtype, rng=0)
+def state_dict(prefix="", num_layers=1, bidirectional=False, bias=True, dtype=np.float32, kind=RNN):
+    layer = kind(I, H, num_layers, bias=bias, bidirectional=bidirectional, dtype=dtype, rng=0)
     return interop.to_state_dict(layer, prefix=prefix)
 
 
@@ -58,19 +60,27 @@ def assert_message(error, *words):
 # PyTorch's names
 
 
-@settings(max_examples=80, deadline=None)
-@given(layer_options(), st.sampled_from(["", "rnn.", "module.encoder.rnn_"]), seeds)
-def test_a_state_dict_comes_back_to_the_bit(options, prefix, seed):
+@settings(max_examples=120, deadline=None)
+@given(
+    st.sampled_from(list(GATES)),
+    layer_options(),
+    st.sampled_from(["", "rnn.", "module.encoder.rnn_"]),
+    seeds,
+)
+def test_a_state_dict_comes_back_to_the_bit(kind, options, prefix, seed):
     rng = np.random.default_rng(seed)
     dtype = rng.choice([np.float32, np.float64])
-    layer = refill(RNN(**options, rng=0), rng, dtype)
+    drawn = options.pop("nonlinearity")
+    nonlinearity = {"nonlinearity": drawn} if kind is RNN else {}
+    layer = refill(kind(**options, **nonlinearity, rng=0), rng, dtype)
     others = {"decoder.weight": np.ones((2, 2), np.float16), "steps": 7} if prefix else {}
     loaded = interop.from_state_dict(
         {**others, **interop.to_state_dict(layer, prefix=prefix)},
-        nonlinearity=options["nonlinearity"],
         batch_first=options["batch_first"],
         dropout=options["dropout"],
+        **nonlinearity,
     )
+    assert type(loaded) is kind
     assert repr(loaded) == repr(layer)
     assert list(loaded.params) == list(layer.params)
     assert_same_bits(loaded.params, layer.params)
@@ -97,10 +107,11 @@ def test_any_layout_is_read_and_copied(layout):
         assert not np.shares_memory(value, np.asarray(given[key]))
 
 
-def test_a_loaded_layer_runs_and_trains():
-    arrays = state_dict("rnn.", num_layers=2, bidirectional=True, dtype=np.float64)
+@EVERY_KIND
+def test_a_loaded_layer_runs_and_trains(kind):
+    arrays = state_dict("rnn.", num_layers=2, bidirectional=True, dtype=np.float64, kind=kind)
     layer = interop.from_state_dict(arrays)
-    original = RNN(I, H, 2, bidirectional=True, rng=0, dtype=np.float64)
+    original = kind(I, H, 2, bidirectional=True, rng=0, dtype=np.float64)
     x = np.random.default_rng(1).normal(size=(6, 2, I))
     output, _, cache = layer.forward(x)
     np.testing.assert_array_equal(output, original(x)[0])
@@ -182,10 +193,44 @@ def replaced(key, value, **options):
             replaced("weight_ih_l0", np.ones((10**6, 1), np.float32)),
             {},
             ValueError,
-            ["weight_hh_l0 has shape (4, 4), expected (1000000, 1000000)"],
+            ["weight_ih_l0 has shape (1000000, 1), expected (4, 1)"],
         ),
         (replaced("weight_ih_l0", np.ones(H)), {}, ValueError, ["weight_ih_l0", "matrix", "(4,)"]),
         (replaced("weight_ih_l0", np.ones((0, 3))), {}, ValueError, ["weight_ih_l0", "(0, 3)"]),
+        (replaced("weight_hh_l0", np.ones(H)), {}, ValueError, ["weight_hh_l0", "matrix", "(4,)"]),
+        (
+            replaced("weight_hh_l0", np.ones((2 * H, H))),
+            {},
+            ValueError,
+            [
+                "weight_hh_l0 has 8 rows, the hidden size H is 4",
+                "1*H for an RNN, 3*H for a GRU, 4*H for an LSTM",
+            ],
+        ),
+        (
+            replaced("weight_hh_l0", np.ones((10**6, 1), np.float32)),
+            {},
+            ValueError,
+            ["weight_hh_l0 has 1000000 rows, the hidden size H is 1"],
+        ),
+        (
+            replaced("weight_ih_l0", np.ones((H, I), np.float32), kind=LSTM),
+            {},
+            ValueError,
+            ["weight_ih_l0 has shape (4, 3), expected (16, 3)"],
+        ),
+        (
+            state_dict(kind=GRU),
+            {"nonlinearity": "relu"},
+            ValueError,
+            ["nonlinearity belongs to an RNN", "the arrays to a GRU", "'relu'"],
+        ),
+        (
+            state_dict(kind=LSTM),
+            {"nonlinearity": "gelu"},
+            ValueError,
+            ["nonlinearity belongs to an RNN", "the arrays to an LSTM", "'gelu'"],
+        ),
         (
             replaced("bias_hh_l0", np.ones(H)),
             {},
@@ -221,19 +266,25 @@ def test_a_bad_state_dict_is_refused(given, options, kind, words):
     assert_message(error, *words)
 
 
-@pytest.mark.parametrize(("gates", "cell"), [(3, "GRU"), (4, "LSTM")])
-def test_another_cell_is_recognised(gates, cell):
+@EVERY_KIND
+def test_the_shapes_tell_the_cell(kind):
+    """Where I, H or both are 1, or rows and columns would fit several cells, too."""
+    for input_size, hidden_size in ((I, H), (1, 1), (4 * H, H), (H, 3 * H)):
+        layer = kind(input_size, hidden_size, 2, rng=0)
+        assert repr(interop.from_state_dict(layer.params)) == repr(layer)
+        layer = kind(input_size, hidden_size, rng=0)
+        assert repr(interop.from_keras(interop.to_keras(layer))) == repr(layer)
+
+
+def test_projections_are_refused():
     arrays = {
-        "rnn.weight_ih_l0": np.ones((gates * H, I)),
-        "rnn.weight_hh_l0": np.ones((gates * H, H)),
+        "rnn.weight_ih_l0": np.ones((4 * H, I)),
+        "rnn.weight_hh_l0": np.ones((4 * H, 2)),
+        "rnn.weight_hr_l0": np.ones((2, H)),
     }
-    with pytest.raises(ValueError, match=cell) as error:
+    with pytest.raises(ValueError, match="projections is not supported") as error:
         interop.from_state_dict(arrays)
-    assert_message(error, f"rnn.weight_ih_l0 has {gates}*H = {gates * H} rows", f"H is {H}")
-    keras = [array.T for array in arrays.values()]
-    with pytest.raises(ValueError, match=cell) as error:
-        interop.from_keras(keras)
-    assert_message(error, f"kernel has {gates}*H = {gates * H} columns")
+    assert_message(error, "state_dict has rnn.weight_hr_l0")
 
 
 def test_many_keys_are_not_all_listed():
@@ -288,9 +339,15 @@ def test_a_bad_linear_layer_is_refused(given, prefix, kind, words):
 
 KINDS = {
     "RNN": RNN(I, H, 2, bidirectional=True, rng=0),
+    "GRU": GRU(I, H, bias=False, rng=0),
+    "LSTM": LSTM(I, H, 2, forget_bias=1.0, rng=0),
     "RNNCell": RNNCell(I, H, rng=0),
+    "LSTMCell": LSTMCell(I, H, rng=0),
     "Linear": Linear(I, H, rng=0),
+    "Embedding": nprnn.Embedding(V, I, rng=0),
     "LanguageModel": nprnn.LanguageModel(V, H, num_layers=2, rng=0),
+    "embedded": nprnn.LanguageModel(V, H, cell="gru", embedding_size=I, rng=0),
+    "tied": nprnn.LanguageModel(V, H, cell="lstm", embedding_size=H, tie_weights=True, rng=0),
     "SequenceClassifier": nprnn.SequenceClassifier(I, H, V, rng=0),
 }
 
@@ -327,11 +384,29 @@ def test_a_file_comes_back_to_the_bit(tmp_path, layer, dtype):
     assert_same_bits(layer.params, before)
 
 
-def test_a_file_gives_a_layer_of_unknown_size(tmp_path):
-    model = nprnn.LanguageModel(V, H, num_layers=2, nonlinearity="relu", rng=0)
+def test_a_tied_matrix_is_saved_once_and_still_tied(tmp_path):
+    model = KINDS["tied"]
     interop.save_params(tmp_path / "m.safetensors", model)
     arrays, _ = weights.load(tmp_path / "m.safetensors")
-    layer = interop.from_state_dict(arrays, nonlinearity="relu")
+    assert "readout.weight" not in arrays
+    other = nprnn.LanguageModel(V, H, cell="lstm", embedding_size=H, tie_weights=True, rng=1)
+    loaded = interop.load_params(tmp_path / "m.safetensors", other)
+    ids = np.array([[0, 1], [4, 2], [3, 3]])
+    np.testing.assert_array_equal(loaded(ids)[0], model(ids)[0])
+    assert loaded.readout.params["weight"] is loaded.params["embedding.weight"]
+    untied = nprnn.LanguageModel(V, H, cell="lstm", embedding_size=H, rng=1)
+    with pytest.raises(ValueError, match=r"missing readout\.weight"):
+        interop.load_params(tmp_path / "m.safetensors", untied)
+
+
+@pytest.mark.parametrize(
+    "options", [{"nonlinearity": "relu"}, {"cell": "gru"}, {"cell": "lstm"}], ids=str
+)
+def test_a_file_gives_a_layer_of_unknown_size(tmp_path, options):
+    model = nprnn.LanguageModel(V, H, num_layers=2, rng=0, **options)
+    interop.save_params(tmp_path / "m.safetensors", model)
+    arrays, _ = weights.load(tmp_path / "m.safetensors")
+    layer = interop.from_state_dict(arrays, nonlinearity=options.get("nonlinearity", "tanh"))
     readout = interop.linear_from_state_dict(arrays, prefix="readout.")
     x = np.array([[0, 1], [4, 2]])
     np.testing.assert_array_equal(readout(layer(x)[0]), model(x)[0])
@@ -374,6 +449,60 @@ def simple_rnn(x, kernel, recurrent_kernel, bias, activation):
     return np.stack(outputs, axis=1)
 
 
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def keras_gru(x, kernel, recurrent_kernel, bias):
+    """A Keras GRU (reset_after=True) by its definition, gates z, r, h: (B, T, I) -> (B, T, H)."""
+    outputs = []
+    h = np.zeros((x.shape[0], recurrent_kernel.shape[0]))
+    for t in range(x.shape[1]):
+        x_z, x_r, x_h = np.split(np.dot(x[:, t], kernel) + bias[0], 3, axis=1)
+        inner_z, inner_r, inner_h = np.split(np.dot(h, recurrent_kernel) + bias[1], 3, axis=1)
+        z, r = sigmoid(x_z + inner_z), sigmoid(x_r + inner_r)
+        h = z * h + (1 - z) * np.tanh(x_h + r * inner_h)
+        outputs.append(h)
+    return np.stack(outputs, axis=1)
+
+
+def keras_lstm(x, kernel, recurrent_kernel, bias):
+    """A Keras LSTM by its definition, gates i, f, c, o: (B, T, I) -> (B, T, H)."""
+    outputs = []
+    h = c = np.zeros((x.shape[0], recurrent_kernel.shape[0]))
+    for t in range(x.shape[1]):
+        a = np.dot(x[:, t], kernel) + np.dot(h, recurrent_kernel) + bias
+        a_i, a_f, a_c, a_o = np.split(a, 4, axis=1)
+        c = sigmoid(a_f) * c + sigmoid(a_i) * np.tanh(a_c)
+        h = sigmoid(a_o) * np.tanh(c)
+        outputs.append(h)
+    return np.stack(outputs, axis=1)
+
+
+def keras_shapes(kind, input_size, hidden_size, bias):
+    columns = GATES[kind] * hidden_size
+    bias_shape = (2, columns) if kind is GRU else (columns,)
+    return [(input_size, columns), (hidden_size, columns), bias_shape][: 2 + bias]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kind", "definition"), [(GRU, keras_gru), (LSTM, keras_lstm)])
+def test_keras_gated_layers_give_the_same_output(kind, definition, bias):
+    rng = np.random.default_rng(4)
+    arrays = [rng.normal(size=shape) for shape in keras_shapes(kind, I, H, bias=True)]
+    x = rng.normal(size=(2, 6, I))
+    expected = definition(x, *arrays[:2], arrays[2] * bias)
+    layer = interop.from_keras(arrays[: 2 + bias])
+    assert (type(layer), layer.bias) == (kind, bias)
+    output, _ = layer(x.swapaxes(0, 1))
+    np.testing.assert_allclose(output.swapaxes(0, 1), expected, rtol=1e-12, atol=1e-12)
+    if bias:  # a layer with two biases of its own goes out with what counts of them
+        layer.params["bias_hh_l0"] = rng.normal(size=GATES[kind] * H)
+        expected, _ = layer(x.swapaxes(0, 1))
+        output = definition(x, *interop.to_keras(layer))
+        np.testing.assert_allclose(output, expected.swapaxes(0, 1), rtol=1e-12, atol=1e-12)
+
+
 ACTIVATIONS = {"tanh": np.tanh, "relu": lambda a: np.maximum(a, 0)}
 
 
@@ -396,11 +525,18 @@ def test_keras_layers_give_the_same_output(nonlinearity, bias):
         np.testing.assert_allclose(output, expected.swapaxes(0, 1), rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
-@given(seeds, st.integers(1, 4), st.integers(1, 4), st.booleans(), st.booleans())
-def test_keras_arrays_come_back_to_the_bit(seed, input_size, hidden_size, bias, double):
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(list(GATES)),
+    seeds,
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.booleans(),
+    st.booleans(),
+)
+def test_keras_arrays_come_back_to_the_bit(kind, seed, input_size, hidden_size, bias, double):
     rng = np.random.default_rng(seed)
-    shapes = [(input_size, hidden_size), (hidden_size, hidden_size), (hidden_size,)][: 2 + bias]
+    shapes = keras_shapes(kind, input_size, hidden_size, bias)
     arrays = [random_bits(rng, shape, np.float64 if double else np.float32) for shape in shapes]
     returned = interop.to_keras(interop.from_keras(arrays))
     assert_same_bits(dict(enumerate(returned)), dict(enumerate(arrays)))
@@ -419,9 +555,30 @@ K, R, b = np.ones((I, H)), np.ones((H, H)), np.ones(H)
         ([K, R, b, K, R, b], ValueError, ["one direction", "got 6 arrays"]),
         ([b, R, b], ValueError, ["kernel", "matrix", "(4,)"]),
         (
+            [K[:, :3], R, b[:2]],
+            ValueError,
+            ["kernel has shape (3, 3), expected (3, 4)", "bias has shape (2,), expected (4,)"],
+        ),
+        (
             [K, R[:, :3], b[:2]],
             ValueError,
-            ["recurrent_kernel has shape (4, 3), expected (4, 4)", "bias has shape (2,)"],
+            ["recurrent_kernel has 3 columns, the hidden size H is 4", "4*H for an LSTM"],
+        ),
+        ([K, b, b], ValueError, ["recurrent_kernel", "matrix", "(4,)"]),
+        (
+            [np.ones((I, 3 * H)), np.ones((H, 3 * H)), np.ones(3 * H)],
+            ValueError,
+            ["bias must have shape (2, 3*H = 12), got (12,)", "reset_after=False"],
+        ),
+        (
+            [np.ones((I, 3 * H)), np.ones((H, 3 * H)), np.ones(6 * H)],
+            ValueError,
+            ["bias has shape (24,), expected (2, 12)"],
+        ),
+        (
+            [np.ones((I, 4 * H)), np.ones((H, 4 * H)), np.ones((2, 4 * H))],
+            ValueError,
+            ["bias has shape (2, 16), expected (16,)"],
         ),
         ([K, R, b.astype(np.float16)], TypeError, ["bias", "float16"]),
         ([K, R, b.astype(np.float32)], ValueError, ["mixed"]),
@@ -437,10 +594,14 @@ def test_only_simple_layers_go_to_keras():
     for options in ({"num_layers": 2}, {"bidirectional": True}):
         with pytest.raises(ValueError, match=r"one layer of one direction.*RNN\(3, 4, "):
             interop.to_keras(RNN(I, H, **options))
-    with pytest.raises(TypeError, match="layer must be an RNN, got Linear"):
+    with pytest.raises(ValueError, match=r"one layer of one direction.*LSTM\(3, 4, "):
+        interop.to_keras(LSTM(I, H, 2))
+    with pytest.raises(TypeError, match="layer must be an RNN, GRU or LSTM, got Linear"):
         interop.to_keras(Linear(I, H))
     with pytest.raises(ValueError, match="nonlinearity must be one of"):
         interop.from_keras([K, R, b], nonlinearity="sigmoid")
+    with pytest.raises(ValueError, match="nonlinearity belongs to an RNN, the arrays to a GRU"):
+        interop.from_keras([np.ones((I, 3 * H)), np.ones((H, 3 * H))], nonlinearity="relu")
 
 
 # The chapter
@@ -510,6 +671,9 @@ def test_only_the_chapters_network_goes_back():
         (nprnn.LanguageModel(V, H, num_layers=2), "one layer"),
         (nprnn.SequenceTagger(I, H, V, bidirectional=True), "one direction"),
         (nprnn.LanguageModel(V, H, nonlinearity="relu"), "tanh"),
+        (nprnn.LanguageModel(V, H, cell="gru"), r"cell 'rnn'.*got GRU\(5, 4\)"),
+        (nprnn.LanguageModel(V, H, cell="lstm"), r"cell 'rnn'.*got LSTM\(5, 4\)"),
+        (nprnn.LanguageModel(V, H, embedding_size=V), "embedding"),
     ):
         with pytest.raises(ValueError, match=word):
             interop.to_chapter(model)
@@ -537,17 +701,32 @@ def session(tmp_path):
 
 def assert_runs_alike(session, layer, name, x, lengths=None):
     """The graph and the layer give the same output and final state, from an initial state."""
-    rnn = layer if isinstance(layer, RNN) else layer.rnn
+    rnn = getattr(layer, "rnn", layer)
     B = x.shape[0 if rnn.batch_first else 1]
     shape = (rnn.num_layers * rnn.num_directions, B, rnn.hidden_size)
-    state = np.random.default_rng(B).normal(size=shape).astype(np.float32)
-    feed = {name: x, "state": state} | ({} if lengths is None else {"lengths": lengths})
-    output, final = session.run(None, feed)
-    expected, expected_final = layer(x, state, lengths=lengths)
-    assert output.dtype == final.dtype == np.float32
-    assert output.shape == expected.shape
-    np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(final, expected_final, rtol=1e-6, atol=1e-6)
+    rng = np.random.default_rng(B)
+    names = ["state_h", "state_c"] if isinstance(rnn, LSTM) else ["state"]
+    feed = {name: x} | {key: rng.normal(size=shape).astype(np.float32) for key in names}
+    state = tuple(feed[key] for key in names)
+    feed |= {} if lengths is None else {"lengths": lengths}
+    assert [value.name for value in session.get_inputs()] == list(feed)
+    assert [value.name for value in session.get_outputs()[1:]] == [f"final_{key}" for key in names]
+    expected, final = layer(x, state if len(names) == 2 else state[0], lengths=lengths)
+    computed = session.run(None, feed)
+    for ours, theirs in zip(
+        [expected, *(final if len(names) == 2 else [final])], computed, strict=True
+    ):
+        assert theirs.dtype == np.float32
+        assert theirs.shape == ours.shape
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5)
+
+
+def drawn(layer, seed=0):
+    """The same layer over numbers far from what it starts with, biases not the least of them."""
+    rng = np.random.default_rng(seed)
+    return layer.with_params(
+        {k: rng.normal(0, 0.6, v.shape).astype(np.float32) for k, v in layer.params.items()}
+    )
 
 
 def inputs(rng, T, lengths, batch_first=False):
@@ -559,14 +738,18 @@ def inputs(rng, T, lengths, batch_first=False):
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(RNN, {"nonlinearity": "tanh"}), (RNN, {"nonlinearity": "relu"}), (GRU, {}), (LSTM, {})],
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_an_onnx_graph_gives_the_same_output(
-    session, num_layers, bidirectional, nonlinearity, bias
+    session, num_layers, bidirectional, kind, options, bias
 ):
     rng = np.random.default_rng(0)
+    options = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias, **options}
     for batch_first in (False, True):
-        layer = RNN(I, H, num_layers, nonlinearity, bias, batch_first, 0.0, bidirectional, rng=rng)
+        layer = drawn(kind(I, H, batch_first=batch_first, **options, rng=rng))
         plain, ragged = session(layer), session(layer, lengths=True)
         for T, B in ((6, 3), (1, 1), (9, 2)):  # the same graph for all sizes
             x = inputs(rng, T, np.full(B, T), batch_first)
@@ -594,6 +777,41 @@ def test_an_onnx_language_model_reads_ids(session):
     assert_runs_alike(ragged, model, "ids", rng.integers(0, V, (7, 3)), np.array([7, 0, 3]))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize(
+    "options", [{}, {"embedding_size": I}, {"embedding_size": H, "tie_weights": True}], ids=str
+)
+def test_an_onnx_language_model_of_any_kind(session, tmp_path, cell, num_layers, options):
+    model = nprnn.LanguageModel(V, H, num_layers=num_layers, cell=cell, **options)
+    model = drawn(model, num_layers)
+    rng = np.random.default_rng(1)
+    plain, ragged = session(model), session(model, lengths=True)
+    for T, B in ((7, 3), (1, 1)):
+        assert_runs_alike(plain, model, "ids", rng.integers(0, V, (T, B)))
+    assert_runs_alike(ragged, model, "ids", rng.integers(0, V, (7, 3)), np.array([7, 0, 3]))
+    onnx = pytest.importorskip("onnx")
+    names = {array.name for array in onnx.load(tmp_path / "layer.onnx").graph.initializer}
+    assert ("W_embedding" in names) is ("embedding_size" in options)
+    assert ("W_readout" in names) is ("tie_weights" not in options)  # one array in two places
+
+
+def test_states_go_round_in_onnx(session):
+    """A sequence in two windows, the states carried over, is the sequence."""
+    model = drawn(nprnn.LanguageModel(V, H, num_layers=2, cell="lstm"))
+    run = session(model).run
+    ids = np.random.default_rng(1).integers(0, V, (8, 2))
+    h = c = np.zeros((2, 2, H), np.float32)
+    pieces = []
+    for window in np.split(ids, 2):
+        logits, h, c = run(None, {"ids": window, "state_h": h, "state_c": c})
+        pieces.append(logits)
+    expected, (h_T, c_T) = model(ids)
+    for actual, ours in ((np.concatenate(pieces), expected), (h, h_T), (c, c_T)):
+        np.testing.assert_allclose(actual, ours, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(
     ("kind", "options", "name"),
@@ -604,30 +822,33 @@ def test_an_onnx_language_model_reads_ids(session):
         (nprnn.SequenceClassifier, {"pool": "mean"}, "logits"),
     ],
 )
-def test_other_models_go_to_onnx(session, kind, options, name, bidirectional):
+def test_other_models_go_to_onnx(session, kind, options, name, bidirectional, cell):
     rng = np.random.default_rng(2)
-    model = kind(I, H, V, num_layers=2, bidirectional=bidirectional, rng=0, **options)
+    model = drawn(kind(I, H, V, num_layers=2, cell=cell, bidirectional=bidirectional, **options))
     plain, ragged = session(model), session(model, lengths=True)
-    assert [value.name for value in plain.get_outputs()] == [name, "final_state"]
+    states = ["final_state_h", "final_state_c"] if cell == "lstm" else ["final_state"]
+    assert [value.name for value in plain.get_outputs()] == [name, *states]
     assert_runs_alike(plain, model, "x", inputs(rng, 5, np.full(3, 5)))
     lengths = np.array([3, 0, 5])
     assert_runs_alike(ragged, model, "x", inputs(rng, 5, lengths), lengths)
 
 
-def test_the_onnx_graph_is_of_rnn_nodes(tmp_path):
+@EVERY_KIND
+def test_the_onnx_graph_is_of_recurrent_nodes(tmp_path, kind):
     onnx = pytest.importorskip("onnx")
-    interop.to_onnx(RNN(I, H, 3, bidirectional=True, rng=0), str(tmp_path / "a.onnx"))
+    interop.to_onnx(kind(I, H, 3, bidirectional=True, rng=0), str(tmp_path / "a.onnx"))
     model = onnx.load(tmp_path / "a.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, model.opset_import[0].version) == (10, 22)
-    assert [node.op_type for node in model.graph.node].count("RNN") == 3
+    assert [node.op_type for node in model.graph.node].count(kind.__name__) == 3
 
 
 def test_what_onnx_cannot_hold_is_refused(tmp_path):
     path = tmp_path / "a.onnx"
     with pytest.raises(TypeError, match=r"float32 parameters, got float64.*astype\('float32'\)"):
         interop.to_onnx(RNN(I, H, dtype=np.float64), path)
-    with pytest.raises(TypeError, match="layer must be an RNN, or a model with one; got Linear"):
+    sentence = "layer must be an RNN, GRU or LSTM, or a model with one; got Linear"
+    with pytest.raises(TypeError, match=sentence):
         interop.to_onnx(Linear(I, H), path)
     assert not path.exists()
 
@@ -700,10 +921,11 @@ def users_module(torch, layer):
     return CharRNN()
 
 
+@EVERY_KIND
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_module_of_a_user(torch, tmp_path, wrapped):
+def test_a_module_of_a_user(torch, tmp_path, wrapped, kind):
     torch.manual_seed(0)
-    module = users_module(torch, torch.nn.RNN(I, H, 2))
+    module = users_module(torch, getattr(torch.nn, kind.__name__)(I, H, 2))
     outer = torch.nn.DataParallel(module) if wrapped else module
     prefix = "module." if wrapped else ""
     arrays = {key: tensor.numpy() for key, tensor in outer.state_dict().items()}
@@ -739,11 +961,11 @@ def test_tensors_that_cannot_be_read_are_explained(torch):
         interop.from_state_dict(theirs)
 
 
-@pytest.mark.parametrize("name", ["GRU", "LSTM"])
-def test_other_torch_cells_are_named(torch, name):
-    module = users_module(torch, getattr(torch.nn, name)(I, H, 2, bidirectional=True))
-    with pytest.raises(ValueError, match=f"belongs to an? {name}, not to an RNN"):
-        interop.from_state_dict(module.state_dict())
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_torch_projections_are_refused(torch, bidirectional):
+    theirs = torch.nn.LSTM(I, H, 2, proj_size=2, bidirectional=bidirectional)
+    with pytest.raises(ValueError, match=r"rnn\.weight_hr_l0: an LSTM with projections is not"):
+        interop.from_state_dict(users_module(torch, theirs).state_dict())
 
 
 def test_weight_normalisation_is_listed(torch):
@@ -772,7 +994,8 @@ def run_example(*arguments):
 def test_the_example_runs_a_torch_module(torch):
     result = run_example()
     assert result.returncode == 0, result.stderr
-    assert "logits (12, 4, 30), largest difference from PyTorch" in result.stdout
+    for kind in GATES:
+        assert f"{kind.__name__}: logits (12, 4, 30), largest difference from" in result.stdout
 
 
 @in_a_checkout
@@ -782,6 +1005,9 @@ def test_the_example_describes_a_file(tmp_path):
     result = run_example(path)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "RNN(5, 4, num_layers=2)\noutput (5, 1, 4), state (2, 1, 4)\n"
+    interop.save_params(path, LSTM(I, H, rng=0))
+    result = run_example(path)
+    assert result.stdout == "LSTM(3, 4)\noutput (5, 1, 4), h (1, 1, 4), c (1, 1, 4)\n"
     path.write_bytes(b"PK\x03\x04" + bytes(40))
     result = run_example(path)
     assert result.returncode == 1

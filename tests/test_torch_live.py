@@ -10,7 +10,7 @@ from record_torch import draw_problem, load, record, torch_passes
 from test_torch_reference import TOLERANCES, assert_same, nprnn_passes
 
 import nprnn
-from nprnn import RNN, SGD
+from nprnn import RNN, SGD, interop
 from nprnn.testing import map_state, seeds
 
 torch = pytest.importorskip("torch")
@@ -248,3 +248,98 @@ def test_what_torch_refuses_is_refused(calls):
         theirs()
     with pytest.raises((TypeError, ValueError)):
         ours()
+
+
+def drawn(module):
+    """The same module over numbers far from what it starts with."""
+    generator = torch.Generator().manual_seed(0)
+    for p in module.parameters():
+        torch.nn.init.normal_(p, 0, 0.6, generator=generator)
+    return module
+
+
+def as_arrays(state):
+    """A state of either side as a list of arrays: h alone, or h and c."""
+    return [np.asarray(part) for part in (state if isinstance(state, tuple) else (state,))]
+
+
+INTEROP_OPTIONS = [
+    dict(zip(("num_layers", "bidirectional", "bias", "batch_first"), values, strict=True))
+    for values in itertools.product([1, 3], [False, True], [False, True], [False, True])
+]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("options", INTEROP_OPTIONS, ids=str)
+def test_a_state_dict_gives_the_same_layer_and_goes_back(kind, options):
+    theirs = drawn(getattr(torch.nn, kind)(3, 4, **options, dtype=torch.float64))
+    ours = interop.from_state_dict(theirs.state_dict(), batch_first=options["batch_first"])
+    assert type(ours) is getattr(nprnn, kind)
+
+    rng = np.random.default_rng(0)
+    T, B, lengths = 6, 3, [4, 6, 1]
+    x = rng.normal(size=(B, T, 3) if options["batch_first"] else (T, B, 3))
+    shape = (options["num_layers"] * ours.num_directions, B, 4)
+    parts = tuple(rng.normal(size=shape) for _ in range(ours.cell.num_states))
+    h_0 = tuple(map(torch.tensor, parts))
+    state, h_0 = (parts, h_0) if kind == "LSTM" else (parts[0], h_0[0])
+    batch_first = options["batch_first"]
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.tensor(x), lengths, batch_first, enforce_sorted=False
+    )
+    with torch.no_grad():
+        whole = theirs(torch.tensor(x), h_0)
+        output, final = theirs(packed, h_0)
+    output, _ = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first, total_length=T)
+    for expected, actual in [
+        (whole, ours(x, state)),
+        ((output, final), ours(x, state, lengths=lengths)),
+    ]:
+        assert_same(actual[0], expected[0].numpy(), 1e-12, floor=1.0)
+        for part, other in zip(as_arrays(actual[1]), as_arrays(expected[1]), strict=True):
+            assert_same(part, other, 1e-12, floor=1.0)
+
+    again = getattr(torch.nn, kind)(3, 4, **options, dtype=torch.float64)
+    arrays = interop.to_state_dict(ours)
+    again.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_a_language_model_takes_a_module_through_a_file(tmp_path, kind, tied):
+    """Where the parts are named alike, a file is all that it takes."""
+    V, H = 7, 4
+    module = torch.nn.ModuleDict(
+        {
+            "embedding": torch.nn.Embedding(V, H),
+            "rnn": getattr(torch.nn, kind)(H, H, 2),
+            "readout": torch.nn.Linear(H, V),
+        }
+    )
+    drawn(module)
+    if tied:
+        module["readout"].weight = module["embedding"].weight
+    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    if tied:  # PyTorch lists it under both names
+        del arrays["readout.weight"]
+    nprnn.weights.save(tmp_path / "m.safetensors", arrays)
+    options = {"num_layers": 2, "cell": kind.lower(), "embedding_size": H, "tie_weights": tied}
+    empty = nprnn.LanguageModel(V, H, **options, rng=0)
+    model = interop.load_params(tmp_path / "m.safetensors", empty)
+
+    ids = np.random.default_rng(0).integers(0, V, (6, 3))
+    with torch.no_grad():
+        hidden, expected_state = module["rnn"](module["embedding"](torch.tensor(ids)))
+        expected = module["readout"](hidden).numpy()
+    logits, state = model(ids)
+    assert_same(logits, expected, 1e-5)
+    for part, other in zip(as_arrays(state), as_arrays(expected_state), strict=True):
+        assert_same(part, other, 1e-5)
+
+
+def test_an_lstm_with_projections_is_refused():
+    theirs = torch.nn.LSTM(3, 12, proj_size=4)
+    with pytest.raises(ValueError, match="weight_hr_l0: an LSTM with projections is not supported"):
+        interop.from_state_dict(theirs.state_dict())
