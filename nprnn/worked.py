@@ -124,7 +124,7 @@ def worked_example(
     targets : array_like of int, shape (T, B), optional
         The right classes; by default the token that follows.
     h_0 : array_like of float, shape (B, H), optional
-        Initial state.
+        Initial state; by default 0.2 and -0.1 for each sequence.
     params : dict of array_like, optional
         ``W_ih`` (H, I), ``W_hh`` (H, H), ``b`` (H,), ``W_ho`` (V, H) and ``b_o`` (V,); by default
         H = 2 and V = 3, and all of them round numbers.
@@ -146,7 +146,7 @@ def worked_example(
     (H, I), V = W_ih.shape, len(b_o)  # noqa: E741
     x = _checked("x", one_hot([[0], [1]], 3, np.float64) if x is None else x, ("T", "B", I))
     T, B, _ = x.shape
-    h_0 = np.array([[0.2, -0.1]]) if h_0 is None else h_0
+    h_0 = np.tile([0.2, -0.1], (B, 1)) if h_0 is None else h_0
     h_0 = _checked("h_0", h_0, (B, H))
     targets = check.index_array("targets", [[1], [2]] if targets is None else targets, V, "V")
     check.shape("targets", targets, f"(T={T}, B={B})", targets.shape == (T, B))
@@ -165,7 +165,8 @@ def worked_example(
         o[t] = h[t] @ W_ho.T + b_o
         e = np.exp(o[t] - o[t].max(axis=1, keepdims=True))
         p[t] = e / e.sum(axis=1, keepdims=True)
-    loss = -np.log((p * y).sum(axis=2)).mean()
+    s = o - o.max(axis=2, keepdims=True)
+    loss = (np.log(np.exp(s).sum(axis=2)) - (s * y).sum(axis=2)).mean()
 
     carried = np.zeros((B, H))
     for t in reversed(range(T)):
@@ -252,6 +253,8 @@ def _checked(name: str, value: ArrayLike, shape: tuple[str | int, ...]) -> Array
         for size, wanted in zip(given.shape, shape, strict=True)
     )
     check.shape(name, given, f"({', '.join(map(str, shape))})", fits)
+    if not np.isfinite(given).all():
+        raise ValueError(f"{name} must hold finite numbers; got {given[~np.isfinite(given)][0]}")
     return given.astype(np.float64)
 
 
@@ -259,10 +262,20 @@ def _row(label: str, array: Array) -> str:
     """Return a label and numbers beside it; a batch of one sequence without its axis."""
     if array.ndim == 2 and len(array) == 1:
         array = array[0]
-    if array.dtype.kind == "f" and (array == array.round()).all():
-        array = array.astype(int)  # 1 rather than 1.
+    if array.dtype.kind == "f":
+        if (array == array.round()).all() and (np.abs(array) < 1e9).all():
+            array = array.astype(int)  # 1 rather than 1.
+        else:
+            array = array.round(4) + 0.0  # which makes -0. and what rounds to it 0.
     numbers = np.array2string(
-        array, precision=4, suppress_small=True, sign=" " if array.ndim else "-", max_line_width=44
+        array,
+        precision=4,
+        suppress_small=True,
+        floatmode="maxprec",
+        sign=" " if array.ndim else "-",
+        max_line_width=44,
+        threshold=array.size,  # no dots in place of numbers
     )
-    head, *more = numbers.split("\n")
-    return "\n".join([f"{label:<35}{head}", *(" " * 35 + line for line in more)])
+    margin = " " * 35
+    label = f"{label:<35}" if len(label) < 35 else f"{label}\n{margin}"
+    return label + numbers.replace("\n", "\n" + margin)

@@ -54,7 +54,9 @@ def check(example):
         "d_b_o": readout_grads["bias"],
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(getattr(example, name), value, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(example, name), value, rtol=1e-13, atol=1e-14, err_msg=name
+        )
     np.testing.assert_allclose(np.tanh(example.a), h, atol=1e-14)
     np.testing.assert_allclose(example.p.sum(axis=2), 1, atol=1e-14)
     np.testing.assert_allclose(
@@ -136,6 +138,44 @@ def test_a_batch_and_more_steps_are_shown_too():
     assert max(map(len, text.split("\n"))) <= 80
 
 
+def test_a_long_sequence_keeps_numbers_and_labels_apart():
+    rng = np.random.default_rng(0)
+    example = nprnn.worked_example(rng.normal(size=(120, 1, 3)), rng.integers(0, 3, (120, 1)))
+    lines = str(example).split("\n")
+    assert max(map(len, lines)) <= 80
+    start = lines.index("d_o_120 = (p_120 - target_120) / (T B)")
+    np.testing.assert_allclose(numbers(lines[start + 1]), example.d_o[119, 0], atol=0.5001e-4)
+
+
+def test_no_number_of_a_large_array_is_left_out():
+    rng = np.random.default_rng(0)
+    example = nprnn.worked_example(rng.normal(size=(1, 400, 3)), rng.integers(0, 3, (1, 400)))
+    assert "..." not in str(example)
+
+
+def test_zeros_have_no_sign_and_large_integers_stay_what_they_are():
+    example = nprnn.worked_example(np.array([[[-1e-6, -0.0, 0.5]], [[1e20, -1.0, 0.0]]]))
+    lines = dict(line.split(None, 1) for line in str(example).split("\n") if line[:2] == "x_")
+    assert lines["x_1"] == "[ 0.   0.   0.5]"
+    np.testing.assert_array_equal(numbers(lines["x_2"]), [1e20, -1, 0])
+
+
+@given(seeds)
+def test_a_certain_and_wrong_prediction_has_a_finite_loss(seed):
+    rng = np.random.default_rng(seed)
+    shapes = [(2, 3), (2, 2), (2,), (3, 2), (3,)]
+    params = {name: rng.normal(size=shape) for name, shape in zip(NAMES, shapes, strict=True)}
+    params["W_ho"] *= 1e4
+    example = nprnn.worked_example(params=params)
+    expected, _ = nprnn.softmax_cross_entropy(example.o, example.targets)
+    np.testing.assert_allclose(example.loss, expected, rtol=1e-13)
+
+
+def test_nothing_is_printed(capsys):
+    str(nprnn.worked_example())
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -143,6 +183,10 @@ def test_a_batch_and_more_steps_are_shown_too():
         ({"x": np.zeros((0, 1, 3))}, ValueError, ["x", "(0, 1, 3)"]),
         ({"x": np.zeros((2, 1, 4))}, ValueError, ["x", "(T, B, 3)", "(2, 1, 4)"]),
         ({"x": np.zeros((2, 1, 3), complex)}, TypeError, ["x", "complex128"]),
+        ({"x": np.full((2, 1, 3), np.nan)}, ValueError, ["x", "finite", "nan"]),
+        ({"x": [[1, 2], [3]]}, TypeError, ["x", "array", "list"]),
+        ({"h_0": [[0.1, -np.inf]]}, ValueError, ["h_0", "finite", "-inf"]),
+        ({"targets": [[0.5], [1.0]]}, TypeError, ["targets", "integers", "float64"]),
         ({"x": "text"}, TypeError, ["x", "numbers"]),
         ({"targets": [[0], [3]]}, ValueError, ["targets", "V-1 = 2", "3"]),
         ({"targets": [0, 1]}, ValueError, ["targets", "(T=2, B=1)", "(2,)"]),
