@@ -6,7 +6,7 @@ What the package itself does, in `scan`, gives the same numbers with fewer opera
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
     from ._validation import Array
 
-_PARAMS: dict[str, ArrayLike] = {
+# Three tokens one-hot, two steps, one sequence, two units; each token is to predict the next.
+_DEFAULTS: dict[str, ArrayLike] = {
+    "x": [[[1, 0, 0]], [[0, 1, 0]]],
+    "targets": [[1], [2]],
     "W_ih": [[0.5, -0.3, 0.2], [0.1, 0.4, -0.6]],
     "W_hh": [[0.6, -0.2], [0.3, 0.5]],
     "b": [0.1, -0.1],
     "W_ho": [[0.7, -0.4], [-0.5, 0.8], [0.2, 0.3]],
     "b_o": [0.0, 0.1, -0.1],
+    "h_0": [[0.2, -0.1]],
 }
 
 
@@ -109,8 +113,12 @@ class WorkedExample(NamedTuple):
 def worked_example(
     x: ArrayLike | None = None,
     targets: ArrayLike | None = None,
+    W_ih: ArrayLike | None = None,
+    W_hh: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    W_ho: ArrayLike | None = None,
+    b_o: ArrayLike | None = None,
     h_0: ArrayLike | None = None,
-    params: Mapping[str, ArrayLike] | None = None,
 ) -> WorkedExample:
     """Compute a small recurrent network and its gradients, and keep every number.
 
@@ -123,16 +131,27 @@ def worked_example(
         Input; by default the first two of three tokens, one-hot, T = 2 steps of one sequence.
     targets : array_like of int, shape (T, B), optional
         The right classes; by default the token that follows.
+    W_ih : array_like of float, shape (H, I), optional
+    W_hh : array_like of float, shape (H, H), optional
+    b : array_like of float, shape (H,), optional
+    W_ho : array_like of float, shape (V, H), optional
+    b_o : array_like of float, shape (V,), optional
+        Parameters; by default H = 2 and V = 3, and all of them round numbers.
     h_0 : array_like of float, shape (B, H), optional
         Initial state; by default 0.2 and -0.1 for each sequence.
-    params : dict of array_like, optional
-        ``W_ih`` (H, I), ``W_hh`` (H, H), ``b`` (H,), ``W_ho`` (V, H) and ``b_o`` (V,); by default
-        H = 2 and V = 3, and all of them round numbers.
 
     Returns
     -------
     WorkedExample
         All numbers by name, in float64. Print it.
+
+    Raises
+    ------
+    TypeError
+        Where an argument is not an array of real numbers, or `targets` not of integers.
+    ValueError
+        Where shapes do not fit each other, a target is no class, or a number is not finite. What is
+        not passed keeps its default, and so its shape.
 
     Examples
     --------
@@ -142,14 +161,17 @@ def worked_example(
     >>> str(example).splitlines()[14]
     'a_1 = W_ih x_1 + W_hh h_0 + b      [ 0.74  0.01]'
     """
-    W_ih, W_hh, b, W_ho, b_o = _checked_params(_PARAMS if params is None else params)
-    (H, I), V = W_ih.shape, len(b_o)  # noqa: E741
-    x = _checked("x", one_hot([[0], [1]], 3, np.float64) if x is None else x, ("T", "B", I))
+    W_ih = _checked("W_ih", W_ih, ("H", "I"))
+    H, I = W_ih.shape  # noqa: E741
+    W_hh = _checked("W_hh", W_hh, (H, H))
+    b = _checked("b", b, (H,))
+    W_ho = _checked("W_ho", W_ho, ("V", H))
+    V = len(W_ho)
+    b_o = _checked("b_o", b_o, (V,))
+    x = _checked("x", x, ("T", "B", I))
     T, B, _ = x.shape
-    h_0 = np.tile([0.2, -0.1], (B, 1)) if h_0 is None else h_0
     h_0 = _checked("h_0", h_0, (B, H))
-    targets = check.index_array("targets", [[1], [2]] if targets is None else targets, V, "V")
-    check.shape("targets", targets, f"(T={T}, B={B})", targets.shape == (T, B))
+    targets = _checked_targets(targets, T, B, V)
     y = one_hot(targets, V, np.float64)
 
     before, a, h, d_h_output, d_h_later, d_h, d_a = np.zeros((7, T, B, H))
@@ -224,38 +246,36 @@ def worked_example(
     )
 
 
-def _checked_params(params: Mapping[str, ArrayLike]) -> list[Array]:
-    """Return the five parameters in float64, their sizes fitting each other."""
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}")
-    if set(params) != set(_PARAMS):
-        names = ", ".join(_PARAMS)
-        raise ValueError(f"params must have the keys {names}; got {', '.join(map(str, params))}")
-    W_ih = _checked("params['W_ih']", params["W_ih"], ("H", "I"))
-    W_ho = _checked("params['W_ho']", params["W_ho"], ("V", len(W_ih)))
-    H, V = len(W_ih), len(W_ho)
-    return [
-        W_ih,
-        _checked("params['W_hh']", params["W_hh"], (H, H)),
-        _checked("params['b']", params["b"], (H,)),
-        W_ho,
-        _checked("params['b_o']", params["b_o"], (V,)),
-    ]
+def _checked(name: str, value: ArrayLike | None, shape: tuple[str | int, ...]) -> Array:
+    """Return an array in float64, of a shape in which letters stand for any size but 0.
 
-
-def _checked(name: str, value: ArrayLike, shape: tuple[str | int, ...]) -> Array:
-    """Return an array in float64, of a shape in which letters stand for any size but 0."""
+    None stands for the default, of which h_0 is repeated for each sequence.
+    """
+    hint = ""
+    if value is None:
+        value, hint = _DEFAULTS[name], f", the default: pass {name} as well"
     given = check.array(name, value)
+    if hint and name == "h_0":
+        given = given.repeat(int(shape[0]), axis=0)
     if given.dtype.kind == "c":
         raise TypeError(f"{name} must be an array of real numbers, got dtype {given.dtype}")
     fits = given.ndim == len(shape) and all(
         size == wanted or (isinstance(wanted, str) and size > 0)
         for size, wanted in zip(given.shape, shape, strict=True)
     )
-    check.shape(name, given, f"({', '.join(map(str, shape))})", fits)
+    expected = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
+    check.shape(name, given, f"({expected})", fits, hint)
     if not np.isfinite(given).all():
         raise ValueError(f"{name} must hold finite numbers; got {given[~np.isfinite(given)][0]}")
     return given.astype(np.float64)
+
+
+def _checked_targets(value: ArrayLike | None, T: int, B: int, V: int) -> Array:
+    """Return classes in 0 .. V-1, one for each step and sequence; None stands for the default."""
+    hint = ", the default: pass targets as well" if value is None else ""
+    targets = check.index_array("targets", _DEFAULTS["targets"] if value is None else value, V, "V")
+    check.shape("targets", targets, f"(T={T}, B={B})", targets.shape == (T, B), hint)
+    return targets.copy()
 
 
 def _row(label: str, array: Array) -> str:

@@ -20,7 +20,10 @@ def examples(draw):
     shapes = [(H, I), (H, H), (H,), (V, H), (V,)]
     params = {name: rng.normal(size=shape) for name, shape in zip(NAMES, shapes, strict=True)}
     return nprnn.worked_example(
-        rng.normal(size=(T, B, I)), rng.integers(0, V, (T, B)), rng.normal(size=(B, H)), params
+        rng.normal(size=(T, B, I)),
+        rng.integers(0, V, (T, B)),
+        h_0=rng.normal(size=(B, H)),
+        **params,
     )
 
 
@@ -130,7 +133,7 @@ def test_every_number_is_in_the_table():
 def test_a_batch_and_more_steps_are_shown_too():
     rng = np.random.default_rng(0)
     example = nprnn.worked_example(
-        rng.normal(size=(3, 2, 3)), rng.integers(0, 3, (3, 2)), rng.normal(size=(2, 2))
+        rng.normal(size=(3, 2, 3)), rng.integers(0, 3, (3, 2)), h_0=rng.normal(size=(2, 2))
     )
     text = str(example)
     assert "step 3" in text
@@ -166,9 +169,23 @@ def test_a_certain_and_wrong_prediction_has_a_finite_loss(seed):
     shapes = [(2, 3), (2, 2), (2,), (3, 2), (3,)]
     params = {name: rng.normal(size=shape) for name, shape in zip(NAMES, shapes, strict=True)}
     params["W_ho"] *= 1e4
-    example = nprnn.worked_example(params=params)
+    example = nprnn.worked_example(**params)
     expected, _ = nprnn.softmax_cross_entropy(example.o, example.targets)
     np.testing.assert_allclose(example.loss, expected, rtol=1e-13)
+
+
+def test_one_argument_may_be_changed_alone():
+    example = nprnn.worked_example(W_hh=np.zeros((2, 2)))
+    assert not example.d_h_later.any()
+    check(example)
+    np.testing.assert_array_equal(example.W_ho, nprnn.worked_example().W_ho)
+
+
+def test_the_result_shares_no_memory_with_the_arguments():
+    given = {"x": np.ones((2, 1, 3)), "targets": np.array([[0], [1]]), "W_hh": np.eye(2)}
+    example = nprnn.worked_example(**given)
+    for name, array in given.items():
+        assert not np.shares_memory(getattr(example, name), array)
 
 
 def test_nothing_is_printed(capsys):
@@ -191,21 +208,12 @@ def test_nothing_is_printed(capsys):
         ({"targets": [[0], [3]]}, ValueError, ["targets", "V-1 = 2", "3"]),
         ({"targets": [0, 1]}, ValueError, ["targets", "(T=2, B=1)", "(2,)"]),
         ({"h_0": [0.0, 1.0]}, ValueError, ["h_0", "(1, 2)", "(2,)"]),
-        ({"params": {"W_ih": [[1.0]]}}, ValueError, ["params", "W_ih, W_hh, b, W_ho, b_o"]),
-        ({"params": [1]}, TypeError, ["params", "dict", "list"]),
-        (
-            {
-                "params": {
-                    "W_ih": np.ones((2, 3)),
-                    "W_hh": np.ones((2, 3)),
-                    "b": np.ones(2),
-                    "W_ho": np.ones((3, 2)),
-                    "b_o": np.ones(3),
-                }
-            },
-            ValueError,
-            ["params['W_hh']", "(2, 2)", "(2, 3)"],
-        ),
+        ({"b": np.ones(3)}, ValueError, ["b must", "(2,)", "(3,)"]),
+        ({"W_hh": np.ones((2, 3))}, ValueError, ["W_hh", "(2, 2)", "(2, 3)"]),
+        ({"W_ho": np.ones((3, 4))}, ValueError, ["W_ho", "(V, 2)", "(3, 4)"]),
+        ({"W_ih": np.ones((4, 3))}, ValueError, ["W_hh", "(4, 4)", "the default: pass W_hh"]),
+        ({"W_ih": np.ones((2, 5))}, ValueError, ["x must", "(T, B, 5)", "the default: pass x"]),
+        ({"x": np.ones((3, 1, 3))}, ValueError, ["targets", "(T=3, B=1)", "pass targets"]),
     ],
 )
 def test_wrong_arguments_get_a_sentence(arguments, error, words):
