@@ -84,3 +84,16 @@ def test_mathematics_is_closed(page):
             assert code.count("{") == code.count("}")
             assert code.count(r"\left") == code.count(r"\right")
     assert page.read_text("utf-8").count("```") % 2 == 0
+
+
+@pages
+def test_mathematics_is_such_as_github_renders(page):
+    """GitHub refuses some macros, and reads Markdown in inline formulas before the formula."""
+    formulas = [code for language, code, _ in blocks(page) if language == "math"]
+    text = re.sub(r"`[^`]*`", "", BLOCK.sub("", page.read_text("utf-8")))
+    inline = re.findall(r"\$([^$]*)\$", text)
+    for formula in formulas + inline:
+        assert not re.search(r"\\(operatorname|mbox|phantom|newcommand|def)\b", formula), formula
+    for formula in inline:
+        assert not re.search(r"\\[^A-Za-z\s]", formula), f"Markdown takes the backslash: {formula}"
+        assert not re.search(r"[)}\]]_|\*", formula), f"Markdown sees emphasis: {formula}"
