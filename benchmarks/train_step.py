@@ -1,9 +1,9 @@
 """Time a whole training step, beside PyTorch's where it is installed.
 
-    python benchmarks/train_step.py [--threads N] [--seconds S] [--json FILE]
+    python benchmarks/train_step.py [--cell CELL] [--threads N] [--seconds S] [--json FILE]
 
 One step is: a new batch of token ids in; loss, gradients, clipping by norm, one step of SGD. The
-peer does the same with `nn.RNN` on one-hot vectors, `nn.Linear`, `cross_entropy`,
+peer does the same with `nn.RNN`, or the layer of another cell, on one-hot vectors, `nn.Linear`, `cross_entropy`,
 `clip_grad_norm_` and `SGD`. Both take turns, step by step, in one process with the same number of
 threads, so that a machine that speeds up or slows down does so for both; the ratio is the median of
 the ratios of neighbouring steps.
@@ -28,7 +28,7 @@ GRID = [
 
 def ours(V, H):
     """Return a function that takes a step with nprnn."""
-    model = nprnn.LanguageModel(V, H, rng=0)
+    model = nprnn.LanguageModel(V, H, cell=options.cell, rng=0)
     optimizer = nprnn.SGD(model.params, lr=0.1)
 
     def step(inputs, targets):
@@ -42,7 +42,7 @@ def ours(V, H):
 
 def torchs(V, H):
     """Return a function that takes the same step with PyTorch."""
-    rnn, readout = torch.nn.RNN(V, H), torch.nn.Linear(H, V)
+    rnn, readout = getattr(torch.nn, options.cell.upper())(V, H), torch.nn.Linear(H, V)
     params = [*rnn.parameters(), *readout.parameters()]
     optimizer = torch.optim.SGD(params, lr=0.1)
 
@@ -101,6 +101,7 @@ def main():
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__ if torch else None,
+        "cell": options.cell,
         "threads": options.threads,
         "machine": platform.machine(),
     }
@@ -111,6 +112,7 @@ def main():
 
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser.add_argument("--cell", choices=["rnn", "gru", "lstm"], default="rnn")
 parser.add_argument("--threads", type=int, default=1, help="of both (default: %(default)s)")
 parser.add_argument("--seconds", type=float, default=5.0, help="a point (default: %(default)s)")
 parser.add_argument("--json", metavar="FILE", help="write the results there as well")

@@ -25,7 +25,8 @@ add("--num-layers", type=int, default=1)
 add("--dropout", type=float, default=0.0, help="of each layer's output")
 add("--batch-size", type=int, default=32)
 add("--num-steps", type=int, default=64)
-add("--lr", type=float, default=0.005, help="peak, of Adam")
+add("--optimizer", choices=["adam", "sgd"], default="adam", help="sgd with momentum 0.9")
+add("--lr", type=float, default=0.005, help="peak")
 add("--seconds", type=float, default=60.0, help="of training, validation not counted")
 add("--threads", type=int, default=2)
 add("--seed", type=int, default=0)
@@ -79,6 +80,10 @@ def build(vocab_size):
 def ours(vocab_size, training, validation):
     """Train with this package; return the steps taken and the loss."""
     model, clock = build(vocab_size), Clock()
+    if options.optimizer == "adam":
+        optimizer = nprnn.Adam(model.params, 0.0)
+    else:
+        optimizer = nprnn.SGD(model.params, 0.0, momentum=0.9)
     records = nprnn.train(
         model,
         training,
@@ -86,7 +91,7 @@ def ours(vocab_size, training, validation):
         num_steps=options.num_steps,
         epochs=10**6,
         max_seconds=options.seconds,
-        optimizer=nprnn.Adam(model.params, 0.0),
+        optimizer=optimizer,
         lr=clock.rate,
         max_norm=MAX_NORM,
         per="step",
@@ -113,7 +118,10 @@ def torchs(vocab_size, training, validation):
     )
     start = build(vocab_size).params
     model.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
-    optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+    if options.optimizer == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
 
     def loss_of(inputs, targets, state):
         vectors = torch.nn.functional.one_hot(torch.from_numpy(inputs), vocab_size).float()
@@ -161,6 +169,7 @@ def main():
         characters = steps * options.batch_size * options.num_steps
         print(
             f"{name}: {options.cell} {options.num_layers} x {options.hidden_size}, "
+            f"{options.optimizer} {options.lr:g}, batch {options.batch_size}, "
             f"{options.seconds:g} s, {steps} steps, {characters / options.seconds:,.0f} char/s, "
             f"validation {loss:.4f} nats, {loss / math.log(2):.3f} bits a character",
             flush=True,
