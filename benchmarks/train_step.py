@@ -3,10 +3,10 @@
     python benchmarks/train_step.py [--cell CELL] [--threads N] [--seconds S] [--json FILE]
 
 One step is: a new batch of token ids in; loss, gradients, clipping by norm, one step of SGD. The
-peer does the same with `nn.RNN`, or the layer of another cell, on one-hot vectors, `nn.Linear`, `cross_entropy`,
-`clip_grad_norm_` and `SGD`. Both take turns, step by step, in one process with the same number of
-threads, so that a machine that speeds up or slows down does so for both; the ratio is the median of
-the ratios of neighbouring steps.
+peer does the same with `nn.RNN`, or another cell's layer, on one-hot vectors, `nn.Linear`,
+`cross_entropy`, `clip_grad_norm_` and `SGD`. Both take turns, step by step, in one process with the
+same number of threads, so that a machine that speeds up or slows down does so for both; the ratio
+is the median of the ratios of neighbouring steps.
 """
 
 import argparse
