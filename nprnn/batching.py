@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def sequential_batches(
-    tokens: ArrayLike, batch_size: int, num_steps: int, *, rng: RandomSource = None
+    tokens: ArrayLike, batch_size: int, num_steps: int, *, rng: RandomSource = None, start: int = 0
 ) -> Iterator[tuple[Array, Array]]:
     """Cut the tokens into B parallel streams and walk along them, T steps at a time.
 
@@ -34,6 +35,8 @@ def sequential_batches(
     rng : Generator or int, optional
         Draws how many of the first tokens (fewer than T) are skipped, so that the cuts fall
         elsewhere in every epoch. Without it none is skipped.
+    start : int, default 0
+        Batches to leave out at the beginning: where an interrupted walk goes on.
 
     Yields
     ------
@@ -57,11 +60,11 @@ def sequential_batches(
     stream_length = (len(sequence) - offset - 1) // batch_size
     first = offset + stream_length * np.arange(batch_size)
     starts = (first + step for step in range(0, stream_length - num_steps + 1, num_steps))
-    return _windows(sequence, starts, num_steps)
+    return _windows(sequence, _from(starts, start), num_steps)
 
 
 def random_batches(
-    tokens: ArrayLike, batch_size: int, num_steps: int, *, rng: RandomSource = None
+    tokens: ArrayLike, batch_size: int, num_steps: int, *, rng: RandomSource = None, start: int = 0
 ) -> Iterator[tuple[Array, Array]]:
     """Cut the tokens into windows of T steps and draw them in random order, B at a time.
 
@@ -79,6 +82,8 @@ def random_batches(
     rng : Generator or int, optional
         Draws the order, and how many of the first tokens (fewer than T) are skipped. Without it
         both differ from call to call.
+    start : int, default 0
+        Batches to leave out at the beginning: where an interrupted walk goes on.
 
     Yields
     ------
@@ -104,7 +109,12 @@ def random_batches(
     first = offset + num_steps * rng.permutation(num_windows)
     batches = range(0, num_windows - batch_size + 1, batch_size)
     starts = (first[window : window + batch_size] for window in batches)
-    return _windows(sequence, starts, num_steps)
+    return _windows(sequence, _from(starts, start), num_steps)
+
+
+def _from(starts: Iterator[Array], start: int) -> Iterator[Array]:
+    """Leave out the first ones, before a token is read."""
+    return itertools.islice(starts, check.integer("start", start, minimum=0), None)
 
 
 def _windows(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ._validation import Array, Params, RandomSource
     from .models import LanguageModel
+    from .stack import State
 
     class Optimizer(Protocol):
         """What `train` asks of an optimizer."""
@@ -77,6 +79,36 @@ class Record(NamedTuple):
         return self.tokens / self.seconds if self.seconds else math.inf
 
 
+@dataclass
+class Position:
+    """Where training stands between two steps.
+
+    With the model, the optimizer and the tokens it is all that is needed to go on as if never
+    interrupted, to the last bit; `nprnn.checkpoint` writes it to a file.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that the next step belongs to, from 1.
+    batch : int
+        Batches of it that are done.
+    step : int
+        Steps taken since training began.
+    state : ndarray of shape (L, B, H), the pair (h, c) of such, or None
+        What the next batch begins with, where the state is carried.
+    epoch_rng, rng : dict or None
+        State of the Generator when the epoch began, which drew its batches, and now. None stands
+        for an epoch, or a training, that is still to begin.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    state: State = None
+    epoch_rng: Mapping[str, Any] | None = None
+    rng: Mapping[str, Any] | None = None
+
+
 def perplexity(loss: float) -> float:
     """Return exp(loss), infinity where that is too large for a float."""
     return math.exp(loss) if loss < 709 else math.inf
@@ -97,6 +129,7 @@ def train(
     order: str = "sequential",
     validation: ArrayLike | None = None,
     per: str = "epoch",
+    position: Position | None = None,
     rng: RandomSource = None,
 ) -> Iterator[Record]:
     """Train a model on a sequence of tokens, in place, and report as it goes.
@@ -108,9 +141,10 @@ def train(
     batch_size, num_steps : int
         Sequences in a batch, B, and steps in a window, T.
     epochs : int, default 1
-        Passes over the tokens.
+        Passes over the tokens, those before `position` included.
     max_steps, max_seconds : int and float, optional
-        Stop after so many steps or so much time, even within an epoch.
+        Stop at this step, those before `position` included, or after so much time, even within an
+        epoch.
     optimizer : optional
         Anything with a method `step(grads)` and an attribute `lr`; by default `SGD`.
     lr : float or function of the step, from 0, optional
@@ -124,8 +158,13 @@ def train(
         Tokens to score at the end of each epoch; see `evaluate`.
     per : {"epoch", "step"}
         How often to report.
+    position : Position, optional
+        Where to begin: at the very beginning without it. It is kept up to date, so that with each
+        record it says where training stands. A position in the middle goes with the model and the
+        optimizer as they were then, and with the same arguments.
     rng : Generator or int, optional
-        Draws offsets, the order, and dropout masks.
+        Draws offsets, the order, and dropout masks. A position in the middle has its own state,
+        which the Generator takes over.
 
     Returns
     -------
@@ -169,10 +208,13 @@ def train(
         raise TypeError(f"optimizer must have a method step and an attribute lr, got {optimizer!r}")
     if lr is not None and not callable(lr):
         optimizer.lr = check.real("lr", lr, "[0, inf)")
+    position = Position() if position is None else position
     rng = check.generator(rng)
+    if position.rng is not None:
+        rng.bit_generator.state = position.rng
     steps = _steps(
         model,
-        lambda: make_batches(sequence, batch_size, num_steps, rng=rng),
+        lambda start: make_batches(sequence, batch_size, num_steps, rng=rng, start=start),
         held_out,
         optimizer,
         schedule=lr if callable(lr) else None,
@@ -181,14 +223,15 @@ def train(
         epochs=check.integer("epochs", epochs),
         max_steps=math.inf if max_steps is None else max_steps,
         max_seconds=math.inf if max_seconds is None else max_seconds,
+        position=position,
         rng=rng,
     )
-    return steps if per == "step" else _by_epoch(steps)
+    return steps if per == "step" else _by_epoch(steps, position)
 
 
 def _steps(
     model: LanguageModel,
-    batches: Callable[[], Iterator[tuple[Array, Array]]],
+    batches: Callable[[int], Iterator[tuple[Array, Array]]],
     validation: Array | None,
     optimizer: Optimizer,
     *,
@@ -198,14 +241,17 @@ def _steps(
     epochs: int,
     max_steps: float,
     max_seconds: float,
+    position: Position,
     rng: np.random.Generator,
 ) -> Iterator[Record]:
     """Train, and yield a record a step."""
-    step, start = 0, time.perf_counter()
-    for epoch in range(1, epochs + 1):
-        state = None
+    step, start = position.step, time.perf_counter()
+    for epoch in range(position.epoch, epochs + 1):
+        state = position.state
         begin = time.perf_counter()
-        for (inputs, targets), is_last in _marking_last(batches()):
+        for (inputs, targets), is_last in _marking_last(_go_on(batches, position, rng)):
+            if step >= max_steps:
+                return
             if schedule is not None:
                 optimizer.lr = schedule(step)
             loss, grads, state = model.loss_and_grads(inputs, targets, state, rng=rng)
@@ -218,6 +264,7 @@ def _steps(
                 state = None
             step += 1
             end = time.perf_counter()
+            _move(position, state, rng, is_last=is_last)
             stop = step >= max_steps or end - start >= max_seconds
             held_out = None
             if validation is not None and (is_last or stop):
@@ -228,16 +275,51 @@ def _steps(
             begin = time.perf_counter()
 
 
-def _by_epoch(steps: Iterator[Record]) -> Iterator[Record]:
+def _go_on(
+    batches: Callable[[int], Iterator[tuple[Array, Array]]],
+    position: Position,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Array, Array]]:
+    """Return the epoch's batches that are still to come."""
+    if position.epoch_rng is None or position.rng is None:
+        position.epoch_rng = rng.bit_generator.state
+        return batches(0)
+    rng.bit_generator.state = position.epoch_rng  # draws once more what it drew then
+    remaining = batches(position.batch)
+    rng.bit_generator.state = position.rng
+    return remaining
+
+
+def _move(position: Position, state: State, rng: np.random.Generator, *, is_last: bool) -> None:
+    """Take note of a step: within its epoch, or on to the next."""
+    position.step += 1
+    position.rng = rng.bit_generator.state
+    if is_last:
+        position.epoch, position.batch = position.epoch + 1, 0
+        position.state = position.epoch_rng = None
+    else:
+        position.batch, position.state = position.batch + 1, state
+
+
+def _by_epoch(steps: Iterator[Record], position: Position) -> Iterator[Record]:
     """Join the records of each epoch to one: means of loss and norm, sums of tokens and time."""
-    for _, records in itertools.groupby(steps, key=lambda record: record.epoch):
-        epoch = list(records)
-        yield epoch[-1]._replace(
-            loss=math.fsum(record.loss for record in epoch) / len(epoch),
-            grad_norm=math.fsum(record.grad_norm for record in epoch) / len(epoch),
-            tokens=sum(record.tokens for record in epoch),
-            seconds=math.fsum(record.seconds for record in epoch),
-        )
+    epoch: list[Record] = []
+    for record in steps:
+        epoch.append(record)
+        if position.batch == 0:
+            yield _joined(epoch)
+            epoch = []
+    if epoch:
+        yield _joined(epoch)
+
+
+def _joined(epoch: list[Record]) -> Record:
+    return epoch[-1]._replace(
+        loss=math.fsum(record.loss for record in epoch) / len(epoch),
+        grad_norm=math.fsum(record.grad_norm for record in epoch) / len(epoch),
+        tokens=sum(record.tokens for record in epoch),
+        seconds=math.fsum(record.seconds for record in epoch),
+    )
 
 
 def _marking_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:

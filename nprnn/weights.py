@@ -50,7 +50,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 _brief = reprlib.Repr()  # a hostile name or value must not make a message of megabytes
 _brief.maxstring = 120
-_shown = _brief.repr
+shown = _brief.repr
 
 
 class WeightsFileError(ValueError):
@@ -176,10 +176,10 @@ def _metadata_fault(metadata: object) -> str:
     """Return what is wrong with the metadata, "" if nothing is."""
     expected = "must map str to str, both valid Unicode"
     if not isinstance(metadata, Mapping):
-        return f"{expected}; got {_shown(metadata)}"
+        return f"{expected}; got {shown(metadata)}"
     for key, value in metadata.items():
         if not (_is_text(key) and _is_text(value)):
-            return f"{expected}; got {_shown(key)}: {_shown(value)}"
+            return f"{expected}; got {shown(key)}: {shown(value)}"
     return ""
 
 
@@ -264,9 +264,7 @@ def _read_header(file: BufferedReader) -> tuple[dict[str, Any], int]:
     length = _header_length(file.read(9), size)
     file.seek(8)
     try:
-        text = file.read(length).decode()
-        _check_depth(text)
-        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        header = strict_json(file.read(length).decode())
     except ValueError as error:
         raise WeightsFileError(f"header: not strict JSON in UTF-8: {error}") from None
     return header, size - 8 - length
@@ -289,6 +287,12 @@ def _header_length(head: bytes, size: int) -> int:
     raise WeightsFileError("header: does not begin with '{'")
 
 
+def strict_json(text: str) -> Any:
+    """Return the value of JSON of at most three levels, without duplicate keys and without NaN."""
+    _check_depth(text)
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
 def _check_depth(text: str) -> None:
     """Refuse brackets nested deep, through which the JSON parser would recurse."""
     brackets = _NOT_BRACKETS.sub("", text)
@@ -302,7 +306,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {_shown(key)} comes twice")
+            raise ValueError(f"the key {shown(key)} comes twice")
         result[key] = value
     return result
 
@@ -317,21 +321,21 @@ def _entry(name: str, fields: Any) -> _Entry:
         raise _fault(name, "the name is not valid Unicode")
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         got = sorted(fields) if isinstance(fields, dict) else fields
-        raise _fault(name, f"must have the keys dtype, shape, data_offsets; got {_shown(got)}")
+        raise _fault(name, f"must have the keys dtype, shape, data_offsets; got {shown(got)}")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _CODES:
         hint = "convert others, such as BF16, to float32 before saving"
-        raise _fault(name, f"dtype {_shown(dtype)} is none of {', '.join(_CODES)}: {hint}")
+        raise _fault(name, f"dtype {shown(dtype)} is none of {', '.join(_CODES)}: {hint}")
     if not _are_sizes(shape, _MAX_NDIM):
         raise _fault(
-            name, f"shape must be up to {_MAX_NDIM} integers in {_RANGE}, got {_shown(shape)}"
+            name, f"shape must be up to {_MAX_NDIM} integers in {_RANGE}, got {shown(shape)}"
         )
     if not _are_sizes(offsets, 2) or len(offsets) != 2:
-        raise _fault(name, f"data_offsets must be two integers in {_RANGE}, got {_shown(offsets)}")
+        raise _fault(name, f"data_offsets must be two integers in {_RANGE}, got {shown(offsets)}")
     begin, end = offsets
     needed = math.prod(shape) * np.dtype(_CODES[dtype]).itemsize
     if end - begin != needed:
-        taken = f"shape {_shown(shape)} of {dtype} takes {_shown(needed)} bytes"
+        taken = f"shape {shown(shape)} of {dtype} takes {shown(needed)} bytes"
         raise _fault(name, f"{taken}, data_offsets {offsets} hold {end - begin}")
     return _Entry(begin, end, name, dtype, tuple(shape))
 
@@ -346,7 +350,7 @@ def _are_sizes(value: Any, max_length: int) -> bool:
 
 
 def _fault(name: str, reason: str) -> WeightsFileError:
-    return WeightsFileError(f"tensor {_shown(name)}: {reason}")
+    return WeightsFileError(f"tensor {shown(name)}: {reason}")
 
 
 def _check_cover(entries: Iterable[_Entry], size: int) -> None:
