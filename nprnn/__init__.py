@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from . import gradcheck, schedules
+from . import _threads, gradcheck, schedules  # noqa: F401  _threads before NumPy
 from ._validation import NonFiniteError
 from .batching import random_batches, sequential_batches
 from .embedding import Embedding
@@ -74,7 +74,7 @@ __all__ = [
 
 # What few programs need is loaded when it is first asked for: functions by the module they are in.
 _ON_REQUEST = {"diagnose": "diagnosis", "worked_example": "worked"}
-_MODULES_ON_REQUEST = ("course", "interop", "testing", "weights")
+_MODULES_ON_REQUEST = ("checkpoint", "course", "interop", "testing", "weights")
 
 
 def __getattr__(name: str) -> Any:

@@ -228,11 +228,16 @@ def _configuration(model: LanguageModel) -> dict[str, Any]:
     }
 
 
+def is_of_characters(vocabulary: Vocabulary) -> bool:
+    """Whether the tokens join to a text without spaces between them."""
+    joined: bool = vocabulary.decode([0, 0]) == 2 * vocabulary.tokens[0]
+    return joined
+
+
 def _vocabulary_fields(vocabulary: Vocabulary) -> dict[str, Any]:
     if not all(isinstance(token, str) for token in vocabulary.tokens):
         raise TypeError("vocabulary must have tokens that are all of type str, to be written")
-    joined = vocabulary.decode([0, 0]) == 2 * vocabulary.tokens[0]
-    kind = "characters" if joined else "words"
+    kind = "characters" if is_of_characters(vocabulary) else "words"
     return {"kind": kind, "unknown": vocabulary.unknown, "tokens": vocabulary.tokens}
 
 

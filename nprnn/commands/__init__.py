@@ -1,0 +1,1 @@
+"""The subcommands of ``nprnn``: one module each, and what they share."""

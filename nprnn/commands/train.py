@@ -1,0 +1,306 @@
+"""``nprnn train``: from a text file to a folder of checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from .. import _validation
+from ..checkpoint import BEST, Checkpoint, Folder, latest, load, numbered
+from ..encoding import read_text
+from ..training import perplexity
+from . import text_run
+from .console import Progress, note, one_line, warn, write, write_json
+from .options import (
+    EPOCHS,
+    SETTINGS,
+    UNKNOWN,
+    Option,
+    above_zero,
+    add,
+    whole,
+)
+from .sample import continuation
+
+if TYPE_CHECKING:
+    from .text_run import Run
+
+STEPS = Option(
+    "--steps", None, whole(1), "stop at this step, whatever is planned", shown="at the end"
+)
+MAX_SECONDS = Option(
+    "--max-seconds", None, above_zero, "stop after this time", "S", shown="no limit"
+)
+EVERY = Option(
+    "--checkpoint-every", None, whole(1), "steps between two checkpoints",
+    shown="at each validation, and after a minute",
+)  # fmt: skip
+KEEP = Option("--keep", 1, whole(0), "older checkpoints to keep")
+MINUTE = 60.0  # seconds between checkpoints, where no number of steps is given
+SAMPLE_EVERY = 10.0  # seconds between two samples during training, at least
+SAMPLE_LENGTH = 72
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Define the arguments."""
+    parser.usage = "nprnn train FILE [options]"
+    parser.add_argument("file", metavar="FILE", nargs="?", help="a text in UTF-8")
+    add(parser, *SETTINGS, EPOCHS, STEPS, MAX_SECONDS)
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="folder for checkpoints (default: named after FILE)"
+    )
+    add(parser, EVERY, KEEP)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the newest checkpoint in that folder"
+    )
+    parser.add_argument(
+        "--init-from", metavar="FILE", help="take the weights of this checkpoint, and no more"
+    )
+    add(parser, UNKNOWN)
+    parser.add_argument("--json", action="store_true", help="write the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="write no progress")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train; return the exit status."""
+    given = vars(options)
+    if options.resume and options.init_from:
+        raise ValueError("--resume takes everything from the checkpoint, --init-from the weights")
+    if not options.resume and options.file is None:
+        raise ValueError("which text? nprnn train FILE")
+    training, folder, command = (_resumed if options.resume else _begun)(given)
+    run = training.checkpoint.run
+    end = min(training.total_steps, int(run["steps"] or training.total_steps))
+    if not options.quiet:
+        for line in text_run.introduction(training):
+            note(line)
+    for sentence in text_run.warnings(training):
+        warn(sentence)
+    if training.checkpoint.position.step >= end:
+        note(
+            f"nothing is left to do: step {end} is reached; to go on, add --resume and a larger "
+            "--epochs or --steps"
+        )
+        stopped = None
+    else:
+        stopped = _train(training, folder, end, options)
+    _conclude(training, folder, stopped, options, command)
+    return 128 + stopped if isinstance(stopped, signal.Signals) else 0
+
+
+def _begun(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
+    """Return a new training, its folder, and the command to go on with it."""
+    file = given["file"]
+    text = read_text(file)
+    source = load(latest(given["init_from"])) if given["init_from"] else None
+    training = text_run.begin(text, given, name=file, source=source)
+    path = _free_folder(file, given["checkpoint"])
+    command = f"nprnn train {shlex.quote(file)} --resume"
+    if given["checkpoint"] or path != Path(Path(file).stem):
+        command += f" --checkpoint {shlex.quote(str(path))}"
+    keep = given.get("keep", KEEP.default)
+    training.checkpoint.run |= {"keep": keep, "checkpoint_every": given.get("checkpoint_every")}
+    folder = Folder(path, keep)
+    folder.save(training.checkpoint)  # before the time is spent: can it be written?
+    return training, folder, command
+
+
+def _free_folder(file: str, wanted: str | None) -> Path:
+    """Return the folder to write to; none in which another training already is."""
+    if wanted is not None:
+        if numbered(wanted):
+            raise ValueError(
+                f"{wanted}: the folder holds checkpoints already: go on with --resume, or name "
+                "another with --checkpoint"
+            )
+        return Path(wanted)
+    for path in _folders(file):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return path
+    raise AssertionError("the names do not end")
+
+
+def _folders(file: str) -> Iterator[Path]:
+    """Yield the folders for the trainings on a file, in their order."""
+    stem = Path(file).stem
+    yield Path(stem)
+    number = 2
+    while True:
+        yield Path(f"{stem}-{number}")
+        number += 1
+
+
+def _resumed(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
+    """Return the training of a folder, to go on; the folder, and the command to go on again."""
+    path = latest(_used_folder(given))
+    if path.name == BEST or not numbered(path.parent):
+        raise ValueError(f"{path}: --resume needs a folder with checkpoints of nprnn train")
+    checkpoint = load(path)
+    file = given["file"] or checkpoint.text["name"]
+    training = text_run.resume(checkpoint, read_text(file), given)
+    checkpoint.text["name"] = file
+    keep = given.get("keep", checkpoint.run.get("keep", KEEP.default))
+    every = given.get("checkpoint_every", checkpoint.run.get("checkpoint_every"))
+    if not (KEEP.fits(keep) and EVERY.fits(every)):
+        raise ValueError(f"{path}: the checkpoint was not made by nprnn train")
+    checkpoint.run |= {"keep": keep, "checkpoint_every": every}
+    note(f"going on with {path}")
+    command = (
+        f"nprnn train {shlex.quote(file)} --resume --checkpoint {shlex.quote(str(path.parent))}"
+    )
+    return training, Folder(path.parent, keep), command
+
+
+def _used_folder(given: Mapping[str, Any]) -> Path | str | None:
+    """Return the folder to resume from: as named, or that of the file that was written to last."""
+    if given["checkpoint"] is not None or given["file"] is None:
+        wanted: str | None = given["checkpoint"]
+        return wanted
+    used = []
+    for path in _folders(given["file"]):
+        if not path.exists():
+            break
+        if found := numbered(path):
+            used.append((found[-1].stat().st_mtime_ns, path))
+    if not used:
+        raise ValueError(
+            f"there is no checkpoint in {Path(given['file']).stem}: leave --resume out to begin, "
+            "or name the folder with --checkpoint"
+        )
+    return max(used)[1]
+
+
+def _train(
+    training: Run, folder: Folder, end: int, options: argparse.Namespace
+) -> signal.Signals | str | None:
+    """Train and save; return the signal that stopped it, or what limit it reached, if any did."""
+    checkpoint = training.checkpoint
+    every = checkpoint.run["checkpoint_every"]
+    max_seconds = getattr(options, "max_seconds", math.inf)
+    progress = Progress(checkpoint.position.step, end, max_seconds, options.quiet)
+    begun = saved = sampled = time.perf_counter()
+    try:
+        with _caught_signals() as signals:
+            for record in training.records():
+                progress.show(record)
+                now = time.perf_counter()
+                if record.validation_loss is not None and now - sampled > SAMPLE_EVERY:
+                    progress.say(_sample(checkpoint))
+                    sampled = now
+                stop: signal.Signals | str | None = signals[0] if signals else None
+                if stop is None and now - begun >= max_seconds:
+                    stop = f"{max_seconds:g} s"
+                if stop is None and record.step == end < training.total_steps:
+                    stop = f"step {end}"
+                due = (
+                    record.step % int(every) == 0
+                    if every
+                    else record.validation_loss is not None or now - saved > MINUTE
+                )
+                if due or stop is not None or record.step == end:
+                    folder.save(checkpoint)
+                    saved = now
+                if record.validation_loss is not None and (
+                    record.validation_loss == checkpoint.best_loss
+                ):
+                    folder.save_best(checkpoint)
+                if stop is not None:
+                    return stop
+    except _validation.NonFiniteError as error:
+        raise ValueError(
+            f"training diverged, try a lower --lr than {checkpoint.run['lr']:g}: {error}; the last "
+            f"checkpoint is {latest(folder.path)}"
+        ) from None
+    finally:
+        progress.close()
+    return None
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[signal.Signals]]:
+    """Collect the signals that ask to stop; the second one stops at once."""
+    caught: list[signal.Signals] = []
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _sample(checkpoint: Checkpoint) -> str:
+    """Return a line of what the network writes by now."""
+    characters = continuation(checkpoint, "", rng=0, length=SAMPLE_LENGTH)
+    return "  | " + one_line("".join(characters))
+
+
+def _conclude(
+    training: Run,
+    folder: Folder,
+    stopped: signal.Signals | str | None,
+    options: argparse.Namespace,
+    command: str,
+) -> None:
+    """Say how it ended, where the checkpoint is, and what to do with it."""
+    checkpoint, path = training.checkpoint, latest(folder.path)
+    best, step = checkpoint.best_loss, checkpoint.position.step
+    best_path = folder.path / BEST if best is not None else None
+    if options.json:
+        write_json(_report(training, path, best_path, stopped))
+    elif best is not None:
+        write(
+            f"best on held-out text: loss {best:.4f}, perplexity {perplexity(best):.4g}, "
+            f"{best / math.log(2):.3f} bits per character"
+        )
+        if best > math.log(len(checkpoint.vocabulary)):
+            warn("that is worse than guessing; try a lower --lr, or a longer text")
+    if not options.json:
+        write(f"checkpoint: {path}")
+    if stopped is not None:
+        name = stopped.name if isinstance(stopped, signal.Signals) else stopped
+        note(
+            f"stopped after step {step} of {training.total_steps} ({name}); to go on:\n  {command}"
+        )
+    last = checkpoint.history[-1] if checkpoint.history else None
+    is_last = last is not None and (last.step, last.validation_loss) == (step, best)
+    chosen = best_path if best_path and not is_last else folder.path
+    note(f"to let it write:\n  nprnn sample {shlex.quote(os.fspath(chosen))}")
+
+
+def _report(
+    training: Run, path: Path, best_path: Path | None, stopped: signal.Signals | str | None
+) -> dict[str, Any]:
+    """Return what ``--json`` writes."""
+    checkpoint = training.checkpoint
+    best = checkpoint.best_loss
+    return {
+        "checkpoint": str(path),
+        "best_checkpoint": None if best_path is None else str(best_path),
+        "step": checkpoint.position.step,
+        "total_steps": training.total_steps,
+        "stopped": stopped.name if isinstance(stopped, signal.Signals) else stopped,
+        "best_validation_loss": best,
+        "best_perplexity": None if best is None else perplexity(best),
+        "best_bits_per_character": None if best is None else best / math.log(2),
+        "perplexity_of_guessing": text_run.guesses(training),
+        "characters": {"training": len(training.training), "held_out": len(training.validation)},
+        "vocabulary": len(checkpoint.vocabulary),
+        "parameters": text_run.num_parameters(training),
+        "history": [point._asdict() for point in checkpoint.history],
+    }
