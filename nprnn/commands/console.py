@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
@@ -31,7 +32,8 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Write a warning."""
-    note(styled("warning:", "33", sys.stderr) + " " + text)
+    lines = textwrap.wrap(f"warning: {text}", 79, subsequent_indent="  ", break_on_hyphens=False)
+    note("\n".join(lines).replace("warning:", styled("warning:", "33", sys.stderr), 1))
 
 
 def write_json(value: Mapping[str, Any]) -> None:
@@ -113,6 +115,11 @@ class Progress:
             total=self.total, initial=self.first, bar_format=layout, leave=False, file=sys.stderr
         )
 
+    @property
+    def seconds(self) -> float:
+        """Time since it began."""
+        return time.perf_counter() - self.start
+
     def show(self, record: Record) -> None:
         """Take a step's record, and write a row if it is time to."""
         if self.quiet:
@@ -121,11 +128,14 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {record.loss:.3f}", refresh=False)
             self.bar.update()
-        due = self.bar is None and time.perf_counter() - self.shown > self.patience
-        if due or record.validation_loss is not None:
+        # A tiny text has a hundred epochs a second, of which few are shown.
+        waits = self.patience if record.validation_loss is None else 0.3
+        due = time.perf_counter() - self.shown > waits
+        due = due and (self.bar is None or record.validation_loss is not None)
+        if due or record.step == self.total:
             self.say(self._row(record))
             self.shown = time.perf_counter()
-            self.patience = min(10.0, 1 + (self.shown - self.start) / 20)
+            self.patience = min(10.0, 1 + self.seconds / 20)
             self.records.clear()
 
     def say(self, text: str) -> None:
@@ -140,8 +150,8 @@ class Progress:
     def _row(self, record: Record) -> str:
         from ..training import perplexity
 
-        spent = time.perf_counter() - self.start
-        left = spent / (record.step - self.first) * (self.total - record.step)
+        spent = self.seconds
+        rest = spent / (record.step - self.first) * (self.total - record.step)
         count = len(self.records)
         loss = sum(each.loss for each in self.records) / count
         norm = sum(each.grad_norm for each in self.records) / count
@@ -149,11 +159,12 @@ class Progress:
             1e-9, sum(each.seconds for each in self.records)
         )
         held_out = record.validation_perplexity
+        shown = "" if held_out is None else f"{held_out:#.4g}"
+        left = duration(max(0.0, min(rest, self.max_seconds - spent)))
         return (
-            f"{record.step / self.total:6.0%} {record.epoch:6} {loss:7.3f} {perplexity(loss):#11.4g}"
-            f" {loss / math.log(2):6.2f} {'' if held_out is None else f'{held_out:#.4g}':>9}"
-            f" {norm:#9.3g} {speed:8,.0f}"
-            f" {duration(max(0.0, min(left, self.max_seconds - spent))):>7}"
+            f"{record.step / self.total:6.0%} {record.epoch:6}"
+            f" {loss:7.3f} {perplexity(loss):#11.4g} {loss / math.log(2):6.2f} {shown:>9}"
+            f" {norm:#9.3g} {speed:8,.0f} {left:>7}"
         )
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from .. import _validation
 from ..checkpoint import Checkpoint, is_of_characters, latest, load
 from .characters import encode
 from .console import note, write, write_json
-from .options import LENGTH, TEMPERATURE, UNKNOWN, Option, add, not_empty, share, whole
+from .options import LENGTH, TEMPERATURE, UNKNOWN, Option, add, defaults, not_empty, share, whole
 
 if TYPE_CHECKING:
     from .._validation import RandomSource
@@ -27,13 +27,14 @@ TOP_P = Option("--top-p", None, share, "draw among the likeliest that make up P"
 SEED = Option("--seed", None, whole(0), "for the same text again", shown="another each time")
 SAMPLES = Option("--samples", 1, whole(1), "texts to write")
 STOP = Option("--stop", None, not_empty, "end a text before this", "TEXT", shown="nothing")
+OPTIONS = (PREFIX, LENGTH, TEMPERATURE, TOP_K, TOP_P, SEED, SAMPLES, STOP, UNKNOWN)
 
 
 def define(parser: argparse.ArgumentParser) -> None:
     """Define the arguments."""
     parser.usage = "nprnn sample [CHECKPOINT] [options]"
     add_checkpoint(parser)
-    add(parser, PREFIX, LENGTH, TEMPERATURE, TOP_K, TOP_P, SEED, SAMPLES, STOP, UNKNOWN)
+    add(parser, *OPTIONS)
     parser.add_argument(
         "--interactive", action="store_true", help="go on with each line that is typed"
     )
@@ -56,17 +57,16 @@ def run(options: argparse.Namespace) -> int:
     path = latest(options.checkpoint)
     checkpoint = load(path)
     note(f"{path}, step {checkpoint.position.step}")
-    defaults = (PREFIX, LENGTH, TEMPERATURE, TOP_K, TOP_P, SEED, STOP, SAMPLES, UNKNOWN)
-    chosen = {option.name: option.default for option in defaults} | vars(options)
+    chosen = defaults(OPTIONS) | vars(options)
     rng = _validation.generator(chosen["seed"])
     if options.interactive:
         _converse(checkpoint, chosen, rng)
-    elif options.json:
-        prefix, _ = encode(checkpoint.vocabulary, chosen["prefix"], chosen["unknown"], "--prefix")
+        return 0
+    prefix, _ = encode(checkpoint.vocabulary, chosen["prefix"], chosen["unknown"], "--prefix")
+    if options.json:
         texts = ["".join(_text(checkpoint, prefix, chosen, rng)) for _ in range(chosen["samples"])]
         write_json({"checkpoint": str(path), "prefix": prefix, "texts": texts})
     else:
-        prefix, _ = encode(checkpoint.vocabulary, chosen["prefix"], chosen["unknown"], "--prefix")
         for number in range(chosen["samples"]):
             if number:
                 write("-" * 20)

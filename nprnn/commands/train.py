@@ -7,7 +7,6 @@ import math
 import os
 import shlex
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,17 +187,17 @@ def _train(
     every = checkpoint.run["checkpoint_every"]
     max_seconds = getattr(options, "max_seconds", math.inf)
     progress = Progress(checkpoint.position.step, end, max_seconds, options.quiet)
-    begun = saved = sampled = time.perf_counter()
+    saved = sampled = 0.0  # when, in seconds since the beginning
     try:
         with _caught_signals() as signals:
             for record in training.records():
                 progress.show(record)
-                now = time.perf_counter()
+                now = progress.seconds
                 if record.validation_loss is not None and now - sampled > SAMPLE_EVERY:
                     progress.say(_sample(checkpoint))
                     sampled = now
                 stop: signal.Signals | str | None = signals[0] if signals else None
-                if stop is None and now - begun >= max_seconds:
+                if stop is None and now >= max_seconds:
                     stop = f"{max_seconds:g} s"
                 if stop is None and record.step == end < training.total_steps:
                     stop = f"step {end}"
@@ -263,14 +262,14 @@ def _conclude(
     best_path = folder.path / BEST if best is not None else None
     if options.json:
         write_json(_report(training, path, best_path, stopped))
-    elif best is not None:
+    else:
+        loss = training.evaluate() if best is None else best
         write(
-            f"best on held-out text: loss {best:.4f}, perplexity {perplexity(best):.4g}, "
-            f"{best / math.log(2):.3f} bits per character"
+            f"{'best ' if best is not None else ''}on held-out text: loss {loss:.4f}, perplexity "
+            f"{perplexity(loss):.4g}, {loss / math.log(2):.3f} bits per character"
         )
-        if best > math.log(len(checkpoint.vocabulary)):
+        if best is not None and best > math.log(len(checkpoint.vocabulary)):
             warn("that is worse than guessing; try a lower --lr, or a longer text")
-    if not options.json:
         write(f"checkpoint: {path}")
     if stopped is not None:
         name = stopped.name if isinstance(stopped, signal.Signals) else stopped
@@ -280,7 +279,8 @@ def _conclude(
     last = checkpoint.history[-1] if checkpoint.history else None
     is_last = last is not None and (last.step, last.validation_loss) == (step, best)
     chosen = best_path if best_path and not is_last else folder.path
-    note(f"to let it write:\n  nprnn sample {shlex.quote(os.fspath(chosen))}")
+    if not options.quiet:
+        note(f"to let it write:\n  nprnn sample {shlex.quote(os.fspath(chosen))}")
 
 
 def _report(
