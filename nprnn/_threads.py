@@ -12,12 +12,15 @@ from collections.abc import Sequence
 
 def is_command(arguments: Sequence[str]) -> bool:
     """Whether a process with these arguments is ``nprnn`` or ``python -m nprnn``."""
-    for option, following in zip(arguments[1:], [*arguments[2:], ""], strict=True):
-        if option == "-m":
-            return following == "nprnn"
-        if not option.startswith("-"):
-            return os.path.splitext(os.path.basename(option))[0] in ("nprnn", "nprnn-script")
-    return False
+    rest = list(arguments[1:])
+    while rest and rest[0].startswith("-") and rest[0] != "-m":
+        del rest[: 2 if rest[0] in ("-W", "-X") else 1]  # these are followed by a value
+    if rest[:1] == ["-m"]:
+        return rest[1:2] == ["nprnn"]
+    return bool(rest) and os.path.splitext(os.path.basename(rest[0]))[0] in (
+        "nprnn",
+        "nprnn-script",
+    )
 
 
 if is_command(sys.orig_argv):

@@ -57,7 +57,7 @@ def nearest(char: str, known: Sequence[str]) -> str:
     among those of its category (letters, digits, spaces, …), the one with the nearest code point.
     """
     for candidate in _candidates(char):
-        if candidate in known:
+        if candidate and candidate in known:
             return candidate
     single = [token for token in known if len(token) == 1]
     if not single:

@@ -95,7 +95,8 @@ class Progress:
         self, step: int, total: int, max_seconds: float = math.inf, quiet: bool = False
     ) -> None:
         self.first, self.total, self.max_seconds = step, total, max_seconds
-        self.start = self.shown = time.perf_counter()
+        self.start = time.perf_counter()
+        self.shown = self.validated = -math.inf  # when, in seconds since the start
         self.quiet, self.patience = quiet, 1.0  # seconds between two rows; more as time goes on
         self.records: list[Record] = []  # since the last row
         self.bar: Any = None
@@ -128,15 +129,19 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {record.loss:.3f}", refresh=False)
             self.bar.update()
-        # A tiny text has a hundred epochs a second, of which few are shown.
-        waits = self.patience if record.validation_loss is None else 0.3
-        due = time.perf_counter() - self.shown > waits
-        due = due and (self.bar is None or record.validation_loss is not None)
-        if due or record.step == self.total:
+        if self._is_due(record):
             self.say(self._row(record))
-            self.shown = time.perf_counter()
+            self.shown = self.seconds
+            if record.validation_loss is not None:
+                self.validated = self.seconds
             self.patience = min(10.0, 1 + self.seconds / 20)
             self.records.clear()
+
+    def _is_due(self, record: Record) -> bool:
+        """Whether to write a row: of a tiny text, with dozens of epochs a second, not of each."""
+        if record.validation_loss is not None:
+            return self.seconds - self.validated > 0.3 or record.step == self.total
+        return self.bar is None and self.seconds - self.shown > self.patience
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""

@@ -248,8 +248,8 @@ def introduction(run: Run) -> list[str]:
         f"{kind}, {layers}: {size:,} parameters, {size / len(run.training):.2g} a character",
         f"{run.total_steps:,} steps of {B} x {T} characters, some {run.steps_an_epoch:,} an epoch, "
         f"{settings['optimizer']}, rate {settings['lr']:g}",
-        f"perplexity of guessing: {guess['uniform']:.0f} uniformly, {guess['unigram']:.3g} by "
-        f"frequency, {guess['bigram']:.3g} by the character before",
+        f"perplexity of guessing: uniform {guess['uniform']:.0f}, unigram {guess['unigram']:.3g}, "
+        f"bigram {guess['bigram']:.3g}",
     ]
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import _validation
 from ..checkpoint import BEST, Checkpoint, Folder, latest, load, numbered
 from ..encoding import read_text
@@ -70,6 +72,8 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+# What overflows is found where the gradients are clipped, and told in a sentence.
+@np.errstate(over="ignore", invalid="ignore")
 def run(options: argparse.Namespace) -> int:
     """Train; return the exit status."""
     given = vars(options)
