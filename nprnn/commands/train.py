@@ -272,7 +272,8 @@ def _conclude(
             f"{'best ' if best is not None else ''}on held-out text: loss {loss:.4f}, perplexity "
             f"{perplexity(loss):.4g}, {loss / math.log(2):.3f} bits per character"
         )
-        if best is not None and best > math.log(len(checkpoint.vocabulary)):
+        worse = not loss <= math.log(len(checkpoint.vocabulary))  # or not a number
+        if worse and (best is not None or not math.isfinite(loss)):
             warn("that is worse than guessing; try a lower --lr, or a longer text")
         write(f"checkpoint: {path}")
     if stopped is not None:
