@@ -11,25 +11,22 @@ writes into the arrays that it is given.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from .layout import wider
 
 if TYPE_CHECKING:
     from ._validation import Array
 
 
 class Activation(NamedTuple):
-    """A function f applied in place, and its derivative f'(a) written in terms of h = f(a)."""
+    """A function f, and its derivative f'(a) written in terms of h = f(a)."""
 
-    apply: Callable[[Array], None]
+    apply: Callable[[Array, Array], Any]  # from a into the second array, which may be the same
     derivative: Callable[[Array], Array]
-
-
-def _tanh(a: Array) -> None:
-    np.tanh(a, out=a)
 
 
 def _tanh_derivative(h: Array) -> Array:
@@ -38,9 +35,9 @@ def _tanh_derivative(h: Array) -> Array:
     return derivative
 
 
-def _relu(a: Array) -> None:
-    # `a <= 0` and not `maximum`: complex numbers branch on the real part, and a NaN stays a NaN.
-    np.copyto(a, 0, where=a.real <= 0)
+def _relu(a: Array, out: Array) -> None:
+    # `a > 0` and not `maximum`: complex numbers branch on the real part.
+    np.copyto(out, np.where(a.real <= 0, 0, a))  # a NaN stays a NaN
 
 
 def _relu_derivative(h: Array) -> Array:
@@ -48,7 +45,7 @@ def _relu_derivative(h: Array) -> Array:
 
 
 ACTIVATIONS = {
-    "tanh": Activation(_tanh, _tanh_derivative),
+    "tanh": Activation(np.tanh, _tanh_derivative),
     "relu": Activation(_relu, _relu_derivative),
 }
 
@@ -61,37 +58,32 @@ def _sigmoid(a: Array) -> None:
     np.add(a, 0.5, out=a)
 
 
-@functools.cache
-def _sigmoid_but_for_g(H: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Return slope and offset, (4*H,) each, that make a tanh a sigmoid: ½ and ½, for g 1 and 0."""
-    pair: Array = np.repeat(np.array([[0.5, 0.5, 1, 0.5], [0.5, 0.5, 0, 0.5]], dtype), H, axis=1)
-    pair.flags.writeable = False  # every caller gets the same
-    return pair[0], pair[1]
-
-
 class Cell:
     """What the loop over time asks of a cell.
 
-    The gates of all steps are computed from the input before the loop, W_ih x + b, one array
-    (N, G*H); the loop adds to each step what the state before it makes of W_hh. Arrays without an N
-    in their shape are those of one step, n of the B sequences.
+    The gates of all steps are computed from the input before the loop, W_ih x + b; the loop adds to
+    each step what the state before it makes of W_hh. Arrays (n, ·) are those of one step, n of the
+    B sequences. Arrays (..., ·) are those of all steps: index and split them along the last axis,
+    and leave the others, (T, B) or (N,), alone.
 
     A class attribute each: `num_gates`, G; `num_states`, 1 for h, 2 for h and c; `num_kept`, how
     many numbers a unit and step keeps for the backward pass beside gates and states;
-    `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh.
+    `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh; `keeps_gates`,
+    whether `local_derivatives` needs the gates.
     """
 
     num_gates = 1
     num_states = 1
     num_kept = 0
     passes_on = False
+    keeps_gates = True
 
     def input_bias(self, b_ih: Array, b_hh: Array) -> Array:
         """Return what is added to the input's half of the gates, (G*H,)."""
         return b_ih + b_hh
 
     def keep(self, kept: Array, b_hh: Array | None) -> None:
-        """Prepare the array of what is kept, (N, num_kept*H), before the loop."""
+        """Prepare the array of what is kept, (..., num_kept*H), before the loop."""
 
     def forward(
         self,
@@ -109,9 +101,9 @@ class Cell:
         raise NotImplementedError
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
-        """Return what `backward` multiplies with, for all steps at once, (N, ·) each.
+        """Return what `backward` multiplies with, for all steps at once, (..., ·) each.
 
         The first is the one that `backward` makes the gradient of the gates. All are new arrays, or
         views of what is not changed.
@@ -128,11 +120,11 @@ class Cell:
         raise NotImplementedError
 
     def hidden_side(self, d_gates: Array) -> Array:
-        """Return the gradient of the half that comes from h, (N, G*H); a view."""
+        """Return the gradient of the half that comes from h, (..., G*H); a view, or the same."""
         return d_gates
 
     def input_side(self, d_gates: Array) -> Array:
-        """Return the gradient of the half that comes from the input, (N, G*H)."""
+        """Return the gradient of the half that comes from the input, (..., G*H)."""
         return d_gates
 
 
@@ -144,6 +136,8 @@ class VanillaCell(Cell):
     nonlinearity : {"tanh", "relu"}
         The function f.
     """
+
+    keeps_gates = False  # f' is a function of h
 
     def __init__(self, nonlinearity: str) -> None:
         self.activation = ACTIVATIONS[nonlinearity]
@@ -159,10 +153,10 @@ class VanillaCell(Cell):
         """h_t = f(input half + hidden half)."""
         (h,) = after
         np.add(gates, hidden, out=h)
-        self.activation.apply(h)
+        self.activation.apply(h, h)
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
         """f'(a), in terms of h = f(a)."""
         (h,) = after
@@ -201,7 +195,7 @@ class GRUCell(Cell):
 
     def keep(self, kept: Array, b_hh: Array | None) -> None:
         """Start from b_hn, to which each step adds W_hn h."""
-        kept[...] = 0 if b_hh is None else b_hh[-kept.shape[1] :]
+        kept[...] = 0 if b_hh is None else b_hh[-kept.shape[-1] :]
 
     def forward(
         self,
@@ -229,7 +223,7 @@ class GRUCell(Cell):
         np.add(h, n, out=h)
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
         """Return what each gate's gradient is for d_h = 1, and z.
 
@@ -237,16 +231,17 @@ class GRUCell(Cell):
         that of its input half, and that.
         """
         (h_before,) = before
-        N, H = h_before.shape
-        r, z, n = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
-        blocks: Array = np.empty((N, 4, H), gates.dtype)
-        d_r, d_z, d_n_hidden, d_n = blocks.swapaxes(0, 1)
-        np.multiply(1 - z, 1 - n * n, out=d_n)
+        r, z, n = np.split(gates, 3, axis=-1)
+        d_gates = wider(h_before, 4)
+        d_r, d_z, d_n_hidden, d_n = np.split(d_gates, 4, axis=-1)
+        np.subtract(1, gates[..., : 2 * d_r.shape[-1]], out=d_gates[..., : 2 * d_r.shape[-1]])
+        np.multiply(d_z, _tanh_derivative(n), out=d_n)  # (1 - z)(1 - n²)
         np.multiply(d_n, r, out=d_n_hidden)
-        np.multiply(d_n_hidden, 1 - r, out=d_r)  # r (1 - r) d_n (W_hn h + b_hn)
+        np.multiply(d_r, d_n_hidden, out=d_r)  # r (1 - r)(W_hn h + b_hn) d_n
         np.multiply(d_r, kept, out=d_r)
-        np.multiply(h_before - n, z * (1 - z), out=d_z)
-        return blocks.reshape(N, 4 * H), z
+        np.multiply(d_z, z, out=d_z)  # z (1 - z)(h - n)
+        np.multiply(d_z, h_before - n, out=d_z)
+        return d_gates, z
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """All four blocks times d_h; and z ∘ d_h goes straight to the h before."""
@@ -258,12 +253,12 @@ class GRUCell(Cell):
 
     def hidden_side(self, d_gates: Array) -> Array:
         """Return r, z, and n's hidden half."""
-        return d_gates[:, : 3 * (d_gates.shape[1] // 4)]
+        return d_gates[..., : 3 * (d_gates.shape[-1] // 4)]
 
     def input_side(self, d_gates: Array) -> Array:
         """Return r, z, and n's input half."""
-        H = d_gates.shape[1] // 4
-        return np.concatenate([d_gates[:, : 2 * H], d_gates[:, 3 * H :]], axis=1)
+        r, z, _, n = np.split(d_gates, 4, axis=-1)
+        return np.concatenate([r, z, n], axis=-1)
 
 
 class LSTMCell(Cell):
@@ -297,13 +292,10 @@ class LSTMCell(Cell):
         (_, c_before), (h, c) = before, after
         H = h.shape[1]
         i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
-        # σ(a) = (1 + tanh(a/2)) / 2: one tanh for all gates, with a/2 where σ is wanted
-        slope, offset = _sigmoid_but_for_g(H, gates.real.dtype)
         np.add(gates, hidden, out=gates)
-        np.multiply(gates, slope, out=gates)
-        np.tanh(gates, out=gates)
-        np.multiply(gates, slope, out=gates)
-        np.add(gates, offset, out=gates)
+        _sigmoid(gates[:, : 2 * H])  # i, f
+        np.tanh(g, out=g)
+        _sigmoid(o)
         # c' = f ∘ c + i ∘ g
         np.multiply(i, g, out=h)
         np.multiply(f, c_before, out=c)
@@ -313,19 +305,22 @@ class LSTMCell(Cell):
         np.multiply(o, kept, out=h)
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
         """Return the gates' gradients for d_c' = 1, o's for d_h' = 1; d_c' for d_h' = 1; and f."""
         c_before = before[1]
-        N, H = c_before.shape
-        i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
-        blocks: Array = np.empty((N, 4, H), gates.dtype)
-        d_i, d_f, d_g, d_o = blocks.swapaxes(0, 1)
-        np.multiply(g, i * (1 - i), out=d_i)
-        np.multiply(c_before, f * (1 - f), out=d_f)
-        np.multiply(i, 1 - g * g, out=d_g)
-        np.multiply(kept, o * (1 - o), out=d_o)
-        return blocks.reshape(N, 4 * H), o * (1 - kept * kept), f
+        i, f, g, o = np.split(gates, 4, axis=-1)
+        d_gates = wider(c_before, 4)
+        d_i, d_f, d_g, d_o = np.split(d_gates, 4, axis=-1)
+        np.subtract(1, gates, out=d_gates)
+        np.multiply(d_gates, gates, out=d_gates)  # σ' = σ (1 - σ), for i, f, o
+        np.multiply(d_i, g, out=d_i)
+        np.multiply(d_f, c_before, out=d_f)
+        np.multiply(d_o, kept, out=d_o)
+        np.multiply(_tanh_derivative(g), i, out=d_g)
+        through_h = _tanh_derivative(kept)
+        np.multiply(through_h, o, out=through_h)
+        return d_gates, through_h, f
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_c' gets o (1 - tanh² c') d_h'; then i, f, g follow d_c' and o follows d_h'."""
