@@ -137,7 +137,7 @@ def test_a_memory_map_is_read_and_unmapped_window_by_window(tmp_path):
     check_ids("tokens", tokens, 200, "vocab_size")
     for inputs, targets in itertools.islice(sequential_batches(tokens, 400, 5000), 100):
         assert (targets == (inputs + 1) % 200).all()
-    with pytest.raises(ValueError, match="tokens must be integers in 0 .. vocab_size-1 = 198"):
+    with pytest.raises(ValueError, match=r"tokens must be integers in 0 .. vocab_size-1 = 198"):
         check_ids("tokens", tokens, 199, "vocab_size")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 120_000  # KiB
 
