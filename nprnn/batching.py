@@ -104,15 +104,20 @@ def random_batches(
     rng = check.generator(rng)
     offset = _offset(len(sequence), batch_size * num_steps, num_steps, rng)
     num_windows = (len(sequence) - offset - 1) // num_steps
-    small = num_windows <= np.iinfo(np.int32).max  # half the memory, which for 10^9 tokens is much
-    order = np.arange(num_windows, dtype=np.int32 if small else np.int64)
-    rng.shuffle(order)
-    batches = range(0, num_windows - batch_size + 1, batch_size)
     starts = (
-        offset + num_steps * order[window : window + batch_size].astype(np.int64)
-        for window in batches
+        offset + num_steps * windows for windows in _random_groups(num_windows, batch_size, rng)
     )
     return _windows(sequence, starts, num_steps)
+
+
+def _random_groups(number: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Yield 0 .. number-1 in random order, so many at a time; what is left over is left out."""
+    # Half the memory of int64, which for 10^9 tokens is much.
+    small = number <= np.iinfo(np.int32).max
+    order = np.arange(number, dtype=np.int32 if small else np.int64)
+    rng.shuffle(order)
+    for first in range(0, number - size + 1, size):
+        yield order[first : first + size].astype(np.int64)
 
 
 def _windows(
@@ -121,7 +126,7 @@ def _windows(
     """Yield, for each array of B first places, the windows that start there and their targets."""
     steps = np.arange(num_steps + 1)[:, None]  # (T+1, 1)
     for number, first in enumerate(starts):
-        if number % 32 == 0:
+        if number % 4 == 0:
             let_go(sequence)
         window = np.asarray(sequence[first + steps])  # (T+1, B)
         yield window[:-1], window[1:].copy()

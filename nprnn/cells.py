@@ -6,7 +6,8 @@ products, time, direction, depth and padding belong to `scan` and `recurrent`; w
 writes a class here, and has all of that.
 
 Every method works for float32, float64 and complex numbers (the complex step needs the last) and
-writes into the arrays that it is given.
+writes into the arrays that it is given. The last argument of each call of NumPy is where its result
+goes: a name, ``out=``, would cost a tenth of a microsecond each time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Activation(NamedTuple):
 
 def _tanh_derivative(h: Array) -> Array:
     derivative: Array = h * h
-    np.subtract(1, derivative, out=derivative)  # 1 - h²
+    np.subtract(1, derivative, derivative)  # 1 - h²
     return derivative
 
 
@@ -52,10 +53,10 @@ ACTIVATIONS = {
 
 def _sigmoid(a: Array) -> None:
     """1 / (1 + e^-a) = (1 + tanh(a/2)) / 2, which neither overflows nor minds complex numbers."""
-    np.multiply(a, 0.5, out=a)
-    np.tanh(a, out=a)
-    np.multiply(a, 0.5, out=a)
-    np.add(a, 0.5, out=a)
+    np.multiply(a, 0.5, a)
+    np.tanh(a, a)
+    np.multiply(a, 0.5, a)
+    np.add(a, 0.5, a)
 
 
 class Cell:
@@ -152,7 +153,7 @@ class VanillaCell(Cell):
     ) -> None:
         """h_t = f(input half + hidden half)."""
         (h,) = after
-        np.add(gates, hidden, out=h)
+        np.add(gates, hidden, h)
         self.activation.apply(h, h)
 
     def local_derivatives(
@@ -165,7 +166,7 @@ class VanillaCell(Cell):
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_a = f'(a) d_h."""
         (d_h,) = d_states
-        np.multiply(d_gates, d_h, out=d_gates)
+        np.multiply(d_gates, d_h, d_gates)
 
 
 class GRUCell(Cell):
@@ -210,17 +211,17 @@ class GRUCell(Cell):
         H = h.shape[1]
         r_z, r, z, n = gates[:, : 2 * H], gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
         hidden_n = hidden[:, 2 * H :]
-        np.add(r_z, hidden[:, : 2 * H], out=r_z)
+        np.add(r_z, hidden[:, : 2 * H], r_z)
         _sigmoid(r_z)
         # n = tanh(input half + r ∘ (W_hn h + b_hn))
-        np.add(kept, hidden_n, out=kept)
-        np.multiply(r, kept, out=hidden_n)
-        np.add(n, hidden_n, out=n)
-        np.tanh(n, out=n)
+        np.add(kept, hidden_n, kept)
+        np.multiply(r, kept, hidden_n)
+        np.add(n, hidden_n, n)
+        np.tanh(n, n)
         # h' = n + z ∘ (h - n)
-        np.subtract(h_before, n, out=h)
-        np.multiply(h, z, out=h)
-        np.add(h, n, out=h)
+        np.subtract(h_before, n, h)
+        np.multiply(h, z, h)
+        np.add(h, n, h)
 
     def local_derivatives(
         self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
@@ -234,13 +235,13 @@ class GRUCell(Cell):
         r, z, n = np.split(gates, 3, axis=-1)
         d_gates = wider(h_before, 4)
         d_r, d_z, d_n_hidden, d_n = np.split(d_gates, 4, axis=-1)
-        np.subtract(1, gates[..., : 2 * d_r.shape[-1]], out=d_gates[..., : 2 * d_r.shape[-1]])
-        np.multiply(d_z, _tanh_derivative(n), out=d_n)  # (1 - z)(1 - n²)
-        np.multiply(d_n, r, out=d_n_hidden)
-        np.multiply(d_r, d_n_hidden, out=d_r)  # r (1 - r)(W_hn h + b_hn) d_n
-        np.multiply(d_r, kept, out=d_r)
-        np.multiply(d_z, z, out=d_z)  # z (1 - z)(h - n)
-        np.multiply(d_z, h_before - n, out=d_z)
+        np.subtract(1, gates[..., : 2 * d_r.shape[-1]], d_gates[..., : 2 * d_r.shape[-1]])
+        np.multiply(d_z, _tanh_derivative(n), d_n)  # (1 - z)(1 - n²)
+        np.multiply(d_n, r, d_n_hidden)
+        np.multiply(d_r, d_n_hidden, d_r)  # r (1 - r)(W_hn h + b_hn) d_n
+        np.multiply(d_r, kept, d_r)
+        np.multiply(d_z, z, d_z)  # z (1 - z)(h - n)
+        np.multiply(d_z, h_before - n, d_z)
         return d_gates, z
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
@@ -248,8 +249,8 @@ class GRUCell(Cell):
         (d_h,), (z,) = d_states, factors
         n, H = d_h.shape
         blocks = d_gates.reshape(n, 4, H)
-        np.multiply(blocks, d_h[:, None], out=blocks)
-        np.multiply(d_h, z, out=d_h)
+        np.multiply(blocks, d_h[:, None], blocks)
+        np.multiply(d_h, z, d_h)
 
     def hidden_side(self, d_gates: Array) -> Array:
         """Return r, z, and n's hidden half."""
@@ -292,17 +293,17 @@ class LSTMCell(Cell):
         (_, c_before), (h, c) = before, after
         H = h.shape[1]
         i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
-        np.add(gates, hidden, out=gates)
+        np.add(gates, hidden, gates)
         _sigmoid(gates[:, : 2 * H])  # i, f
-        np.tanh(g, out=g)
+        np.tanh(g, g)
         _sigmoid(o)
         # c' = f ∘ c + i ∘ g
-        np.multiply(i, g, out=h)
-        np.multiply(f, c_before, out=c)
-        np.add(c, h, out=c)
+        np.multiply(i, g, h)
+        np.multiply(f, c_before, c)
+        np.add(c, h, c)
         # h' = o ∘ tanh(c')
-        np.tanh(c, out=kept)
-        np.multiply(o, kept, out=h)
+        np.tanh(c, kept)
+        np.multiply(o, kept, h)
 
     def local_derivatives(
         self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
@@ -312,14 +313,14 @@ class LSTMCell(Cell):
         i, f, g, o = np.split(gates, 4, axis=-1)
         d_gates = wider(c_before, 4)
         d_i, d_f, d_g, d_o = np.split(d_gates, 4, axis=-1)
-        np.subtract(1, gates, out=d_gates)
-        np.multiply(d_gates, gates, out=d_gates)  # σ' = σ (1 - σ), for i, f, o
-        np.multiply(d_i, g, out=d_i)
-        np.multiply(d_f, c_before, out=d_f)
-        np.multiply(d_o, kept, out=d_o)
-        np.multiply(_tanh_derivative(g), i, out=d_g)
+        np.subtract(1, gates, d_gates)
+        np.multiply(d_gates, gates, d_gates)  # σ' = σ (1 - σ), for i, f, o
+        np.multiply(d_i, g, d_i)
+        np.multiply(d_f, c_before, d_f)
+        np.multiply(d_o, kept, d_o)
+        np.multiply(_tanh_derivative(g), i, d_g)
         through_h = _tanh_derivative(kept)
-        np.multiply(through_h, o, out=through_h)
+        np.multiply(through_h, o, through_h)
         return d_gates, through_h, f
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
@@ -327,8 +328,8 @@ class LSTMCell(Cell):
         (d_h, d_c), (through_h, f) = d_states, factors
         n, H = d_h.shape
         blocks = d_gates.reshape(n, 4, H)
-        np.multiply(blocks[:, 3], d_h, out=blocks[:, 3])
-        np.multiply(d_h, through_h, out=d_h)
-        np.add(d_c, d_h, out=d_c)
-        np.multiply(blocks[:, :3], d_c[:, None], out=blocks[:, :3])
-        np.multiply(d_c, f, out=d_c)
+        np.multiply(blocks[:, 3], d_h, blocks[:, 3])
+        np.multiply(d_h, through_h, d_h)
+        np.add(d_c, d_h, d_c)
+        np.multiply(blocks[:, :3], d_c[:, None], blocks[:, :3])
+        np.multiply(d_c, f, d_c)

@@ -227,18 +227,21 @@ class SequenceModel:
         """
         rng = None if rng is None else check.generator(rng)
         count, spans = self._plan(Window(inputs, targets, lengths, mask), recompute_every)
+        rnn, readout = self.rnn, self.readout
         starts: list[tuple[State, Any]] = []
         for span in spans:
             starts.append((state, None if rng is None else copy.deepcopy(rng)))
-            passes = self._read(span, state, rng)
+            passes = self._read(rnn, span, state, rng)
             state = passes[-1].final
         final, d_state, losses = state, None, []
         grads: Params = {}
         for span in reversed(spans):
             begin = starts.pop()
-            passes = passes or self._read(span, *begin)
+            passes = passes or self._read(rnn, span, *begin)
             for window in reversed(span):
-                loss, part, d_state = self._read_backward(window, passes.pop(), d_state, count)
+                loss, part, d_state = self._read_backward(
+                    rnn, readout, window, passes.pop(), d_state, count
+                )
                 losses.append(loss)
                 grads = _add(grads, part) if grads else part
         return functools.reduce(np.add, losses), grads, final
@@ -282,13 +285,13 @@ class SequenceModel:
     @property
     def _in_windows(self) -> bool:
         """Whether what is predicted in a window depends on none that comes after it."""
-        return not self.rnn.bidirectional
+        return not self._parts["rnn"].bidirectional
 
     def _read(
-        self, span: list[Window], state: State, rng: np.random.Generator | None
+        self, rnn: Recurrent, span: list[Window], state: State, rng: np.random.Generator | None
     ) -> list[Pass]:
         """Read windows one after the other, and return what the backward pass needs of each."""
-        rnn, passes = self.rnn, []
+        passes = []
         for inputs, _, lengths, _ in span:
             x, input_cache = self._enter(inputs)
             output, state, rnn_cache = rnn.run(x, state, lengths=lengths, rng=rng)
@@ -300,24 +303,32 @@ class SequenceModel:
         return passes
 
     def _read_backward(
-        self, window: Window, read: Pass, d_final: State, count: int | None
+        self,
+        rnn: Recurrent,
+        readout: Linear,
+        window: Window,
+        read: Pass,
+        d_final: State,
+        count: int | None,
     ) -> tuple[Any, Params, State]:
         """Return a window's part of the loss, of the gradients, and the gradient of its start."""
-        loss, d_features, readout_grads = self._read_out(window, read, count)
+        loss, d_features, readout_grads = self._read_out(readout, window, read, count)
         d_output, d_state = self._features_backward(
             d_features, read.output, read.final, window.lengths
         )
         d_state = d_final if d_state is None else d_state
-        d_x, d_state, rnn_grads = self.rnn.backward(d_output, d_state, read.rnn_cache)
+        d_x, d_state, rnn_grads = rnn.backward(d_output, d_state, read.rnn_cache)
         grads = {"rnn": rnn_grads, "readout": readout_grads}
         return loss, self._joined(grads | self._enter_backward(d_x, read.input_cache)), d_state
 
-    def _read_out(self, window: Window, read: Pass, count: int | None) -> tuple[Any, Array, Params]:
+    def _read_out(
+        self, readout: Linear, window: Window, read: Pass, count: int | None
+    ) -> tuple[Any, Array, Params]:
         """Return a window's part of the loss, and the gradients of features and read-out."""
-        prediction, cache = self.readout.forward(read.features)
+        prediction, cache = readout.forward(read.features)
         counted = self._counted(window.mask, window.lengths, prediction)
         loss, d_prediction = self._criterion(prediction, window.targets, counted, count)
-        d_features, grads = self.readout.backward(d_prediction, cache)
+        d_features, grads = readout.backward(d_prediction, cache)
         if read.dropped is not None:
             d_features *= read.dropped
         return loss, d_features, grads

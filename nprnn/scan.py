@@ -83,7 +83,7 @@ def scan(
     after = zip(*(packing.steps(packing.after(every)) for every in states), strict=True)
     steps = zip(packing.steps(gates), hidden, packing.steps(kept), before, after, strict=True)
     for gates_t, hidden_t, kept_t, before_t, after_t in steps:
-        multiply(before_t[0], W, out=hidden_t)  # W_hh h_(t-1)
+        multiply(before_t[0], W, hidden_t)  # W_hh h_(t-1)
         cell.forward(gates_t, hidden_t, kept_t, before_t, after_t)
     run = Run(weights, packing, x, gates if cell.keeps_gates else None, kept, states)
     return packing.after(states[0]), packing.final(states), run
@@ -158,11 +158,11 @@ def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tup
         list(steps)
     ):
         d_h_t = d_states_t[0]
-        np.add(carried_t, d_output_t, out=d_h_t)
+        np.add(carried_t, d_output_t, d_h_t)
         cell.backward(d_states_t, d_gates_t, factors_t)
-        multiply(d_hidden_t, W, out=carried_t)
+        multiply(d_hidden_t, W, carried_t)
         if cell.passes_on:
-            np.add(carried_t, d_h_t, out=carried_t)
+            np.add(carried_t, d_h_t, carried_t)
     d_states[0] = carried
     return d_gates, d_states
 

@@ -49,6 +49,11 @@ class Boundary(NamedTuple):
         """Return a grid (T, B, ...) as the caller lays sequences out, a view."""
         return grid[:, 0] if self.unbatched else self.swap(grid)
 
+    def leave_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in which a grid (T, B, ...) leaves."""
+        T, B, *rest = shape
+        return (T, *rest) if self.unbatched else (B, T, *rest) if self.batch_first else shape
+
     def leave_state(self, state: Array) -> State:
         """Return a state (S, L, D, B, H) as the caller has it, in views."""
         S, L, D, B, H = state.shape
@@ -279,7 +284,7 @@ class Recurrent:
             finals.append(packed.leave_state(final))
             runs.append(run)
         output = halves[0] if len(halves) == 1 else np.concatenate(halves, axis=2)
-        return output, np.stack(finals, axis=1), runs
+        return output, _side_by_side(finals), runs
 
     def _layer_backward(
         self, k: int, d_grid: Array, d_states: Array, runs: list[Run]
@@ -299,7 +304,7 @@ class Recurrent:
             named = zip(self._keys(k, direction), d_weights, strict=False)
             grads |= {key: gradient for key, gradient in named if gradient is not None}
         d_input = functools.reduce(np.add, d_inputs) if d_inputs else None
-        return d_input, np.stack(d_initials, axis=1), grads
+        return d_input, _side_by_side(d_initials), grads
 
     def _keys(self, k: int, direction: int) -> list[str]:
         """Return the names of one layer's parameters in one direction, in the order of Weights."""
@@ -408,7 +413,7 @@ class Recurrent:
             d_grid = np.zeros(grid_shape, d_states.dtype)
         else:
             given = check.float_array("d_output", d_output)
-            own = boundary.leave(np.broadcast_to(0.0, grid_shape)).shape
+            own = boundary.leave_shape(grid_shape)
             check.shape("d_output", given, f"of the output, {own}", given.shape == own)
             check.same_precision("d_output", given, self._dtype)
             d_grid = boundary.enter(given)
@@ -440,6 +445,11 @@ class Recurrent:
             if value != default
         ]
         return f"{type(self).__name__}({', '.join([sizes, *others])})"
+
+
+def _side_by_side(states: list[Array]) -> Array:
+    """Return the states (S, B, H) of each direction as (S, D, B, H)."""
+    return states[0][:, None] if len(states) == 1 else np.stack(states, axis=1)
 
 
 def as_parts(state: State) -> list[Array]:
