@@ -413,8 +413,8 @@ class Recurrent:
             d_grid = np.zeros(grid_shape, d_states.dtype)
         else:
             given = check.float_array("d_output", d_output)
-            own = boundary.leave_shape(grid_shape)
-            check.shape("d_output", given, f"of the output, {own}", given.shape == own)
+            expected = boundary.leave_shape(grid_shape)
+            check.shape("d_output", given, f"of the output, {expected}", given.shape == expected)
             check.same_precision("d_output", given, self._dtype)
             d_grid = boundary.enter(given)
         dtype = np.result_type(d_grid, d_states, run.states)
