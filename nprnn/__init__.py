@@ -7,7 +7,7 @@ from . import _threads, gradcheck, schedules  # noqa: F401  _threads before NumP
 from ._validation import NonFiniteError
 from .batching import random_batches, sequential_batches
 from .embedding import Embedding
-from .encoding import Vocabulary, one_hot, read_text
+from .encoding import Vocabulary, encode_file, one_hot, read_text
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
 from .models import LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
@@ -56,6 +56,7 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "diagnose",
+    "encode_file",
     "evaluate",
     "gradcheck",
     "last_output",

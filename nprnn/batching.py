@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ._validation import Array, RandomSource
+
+_BLOCK = 1 << 24  # tokens checked at a time
 
 
 def sequential_batches(
@@ -106,9 +109,9 @@ def random_batches(
     rng = check.generator(rng)
     offset = _offset(len(sequence), batch_size * num_steps, num_steps, rng)
     num_windows = (len(sequence) - offset - 1) // num_steps
-    first = offset + num_steps * rng.permutation(num_windows)
-    batches = range(0, num_windows - batch_size + 1, batch_size)
-    starts = (first[window : window + batch_size] for window in batches)
+    starts = (
+        offset + num_steps * windows for windows in _random_groups(num_windows, batch_size, rng)
+    )
     return _windows(sequence, _from(starts, start), num_steps)
 
 
@@ -117,14 +120,43 @@ def _from(starts: Iterator[Array], start: int) -> Iterator[Array]:
     return itertools.islice(starts, check.integer("start", start, minimum=0), None)
 
 
+def _random_groups(number: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Yield 0 .. number-1 in random order, so many at a time; what is left over is left out."""
+    # Half the memory of int64, which for 10^9 tokens is much.
+    small = number <= np.iinfo(np.int32).max
+    order = np.arange(number, dtype=np.int32 if small else np.int64)
+    rng.shuffle(order)
+    for first in range(0, number - size + 1, size):
+        yield order[first : first + size].astype(np.int64)
+
+
 def _windows(
     sequence: Array, starts: Iterator[Array], num_steps: int
 ) -> Iterator[tuple[Array, Array]]:
     """Yield, for each array of B first places, the windows that start there and their targets."""
     steps = np.arange(num_steps + 1)[:, None]  # (T+1, 1)
-    for first in starts:
+    for number, first in enumerate(starts):
+        if number % 4 == 0:
+            let_go(sequence)
         window = np.asarray(sequence[first + steps])  # (T+1, B)
         yield window[:-1], window[1:].copy()
+
+
+def let_go(sequence: Array) -> None:
+    """Unmap what has been read of a memory map, which would pile up to the size of the file.
+
+    It stays in the system's cache as long as there is room. Only read-only maps are touched.
+    """
+    mapped: Any = getattr(sequence, "_mmap", None)
+    if isinstance(sequence, np.memmap) and sequence.mode == "r" and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def check_ids(name: str, sequence: Array, size: int, size_name: str) -> None:
+    """Refuse a sequence that holds anything but integers in 0 .. size-1, block by block."""
+    for start in range(0, max(1, len(sequence)), _BLOCK):
+        check.index_array(name, sequence[start : start + _BLOCK], size, size_name)
+        let_go(sequence)
 
 
 def _checked(tokens: ArrayLike, batch_size: int, num_steps: int) -> tuple[Array, int, int]:

@@ -6,41 +6,39 @@ products, time, direction, depth and padding belong to `scan` and `recurrent`; w
 writes a class here, and has all of that.
 
 Every method works for float32, float64 and complex numbers (the complex step needs the last) and
-writes into the arrays that it is given.
+writes into the arrays that it is given. The last argument of each call of NumPy is where its result
+goes: a name, ``out=``, would cost a tenth of a microsecond each time.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from .layout import wider
 
 if TYPE_CHECKING:
     from ._validation import Array
 
 
 class Activation(NamedTuple):
-    """A function f applied in place, and its derivative f'(a) written in terms of h = f(a)."""
+    """A function f, and its derivative f'(a) written in terms of h = f(a)."""
 
-    apply: Callable[[Array], None]
+    apply: Callable[[Array, Array], Any]  # from a into the second array, which may be the same
     derivative: Callable[[Array], Array]
-
-
-def _tanh(a: Array) -> None:
-    np.tanh(a, out=a)
 
 
 def _tanh_derivative(h: Array) -> Array:
     derivative: Array = h * h
-    np.subtract(1, derivative, out=derivative)  # 1 - h²
+    np.subtract(1, derivative, derivative)  # 1 - h²
     return derivative
 
 
-def _relu(a: Array) -> None:
-    # `a <= 0` and not `maximum`: complex numbers branch on the real part, and a NaN stays a NaN.
-    np.copyto(a, 0, where=a.real <= 0)
+def _relu(a: Array, out: Array) -> None:
+    # `a > 0` and not `maximum`: complex numbers branch on the real part.
+    np.copyto(out, np.where(a.real <= 0, 0, a))  # a NaN stays a NaN
 
 
 def _relu_derivative(h: Array) -> Array:
@@ -48,50 +46,45 @@ def _relu_derivative(h: Array) -> Array:
 
 
 ACTIVATIONS = {
-    "tanh": Activation(_tanh, _tanh_derivative),
+    "tanh": Activation(np.tanh, _tanh_derivative),
     "relu": Activation(_relu, _relu_derivative),
 }
 
 
 def _sigmoid(a: Array) -> None:
     """1 / (1 + e^-a) = (1 + tanh(a/2)) / 2, which neither overflows nor minds complex numbers."""
-    np.multiply(a, 0.5, out=a)
-    np.tanh(a, out=a)
-    np.multiply(a, 0.5, out=a)
-    np.add(a, 0.5, out=a)
-
-
-@functools.cache
-def _sigmoid_but_for_g(H: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Return slope and offset, (4*H,) each, that make a tanh a sigmoid: ½ and ½, for g 1 and 0."""
-    pair: Array = np.repeat(np.array([[0.5, 0.5, 1, 0.5], [0.5, 0.5, 0, 0.5]], dtype), H, axis=1)
-    pair.flags.writeable = False  # every caller gets the same
-    return pair[0], pair[1]
+    np.multiply(a, 0.5, a)
+    np.tanh(a, a)
+    np.multiply(a, 0.5, a)
+    np.add(a, 0.5, a)
 
 
 class Cell:
     """What the loop over time asks of a cell.
 
-    The gates of all steps are computed from the input before the loop, W_ih x + b, one array
-    (N, G*H); the loop adds to each step what the state before it makes of W_hh. Arrays without an N
-    in their shape are those of one step, n of the B sequences.
+    The gates of all steps are computed from the input before the loop, W_ih x + b; the loop adds to
+    each step what the state before it makes of W_hh. Arrays (n, ·) are those of one step, n of the
+    B sequences. Arrays (..., ·) are those of all steps: index and split them along the last axis,
+    and leave the others, (T, B) or (N,), alone.
 
     A class attribute each: `num_gates`, G; `num_states`, 1 for h, 2 for h and c; `num_kept`, how
     many numbers a unit and step keeps for the backward pass beside gates and states;
-    `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh.
+    `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh; `keeps_gates`,
+    whether `local_derivatives` needs the gates.
     """
 
     num_gates = 1
     num_states = 1
     num_kept = 0
     passes_on = False
+    keeps_gates = True
 
     def input_bias(self, b_ih: Array, b_hh: Array) -> Array:
         """Return what is added to the input's half of the gates, (G*H,)."""
         return b_ih + b_hh
 
     def keep(self, kept: Array, b_hh: Array | None) -> None:
-        """Prepare the array of what is kept, (N, num_kept*H), before the loop."""
+        """Prepare the array of what is kept, (..., num_kept*H), before the loop."""
 
     def forward(
         self,
@@ -109,9 +102,9 @@ class Cell:
         raise NotImplementedError
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
-        """Return what `backward` multiplies with, for all steps at once, (N, ·) each.
+        """Return what `backward` multiplies with, for all steps at once, (..., ·) each.
 
         The first is the one that `backward` makes the gradient of the gates. All are new arrays, or
         views of what is not changed.
@@ -128,11 +121,11 @@ class Cell:
         raise NotImplementedError
 
     def hidden_side(self, d_gates: Array) -> Array:
-        """Return the gradient of the half that comes from h, (N, G*H); a view."""
+        """Return the gradient of the half that comes from h, (..., G*H); a view, or the same."""
         return d_gates
 
     def input_side(self, d_gates: Array) -> Array:
-        """Return the gradient of the half that comes from the input, (N, G*H)."""
+        """Return the gradient of the half that comes from the input, (..., G*H)."""
         return d_gates
 
 
@@ -144,6 +137,8 @@ class VanillaCell(Cell):
     nonlinearity : {"tanh", "relu"}
         The function f.
     """
+
+    keeps_gates = False  # f' is a function of h
 
     def __init__(self, nonlinearity: str) -> None:
         self.activation = ACTIVATIONS[nonlinearity]
@@ -158,11 +153,11 @@ class VanillaCell(Cell):
     ) -> None:
         """h_t = f(input half + hidden half)."""
         (h,) = after
-        np.add(gates, hidden, out=h)
-        self.activation.apply(h)
+        np.add(gates, hidden, h)
+        self.activation.apply(h, h)
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
         """f'(a), in terms of h = f(a)."""
         (h,) = after
@@ -171,7 +166,7 @@ class VanillaCell(Cell):
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_a = f'(a) d_h."""
         (d_h,) = d_states
-        np.multiply(d_gates, d_h, out=d_gates)
+        np.multiply(d_gates, d_h, d_gates)
 
 
 class GRUCell(Cell):
@@ -201,7 +196,7 @@ class GRUCell(Cell):
 
     def keep(self, kept: Array, b_hh: Array | None) -> None:
         """Start from b_hn, to which each step adds W_hn h."""
-        kept[...] = 0 if b_hh is None else b_hh[-kept.shape[1] :]
+        kept[...] = 0 if b_hh is None else b_hh[-kept.shape[-1] :]
 
     def forward(
         self,
@@ -216,20 +211,20 @@ class GRUCell(Cell):
         H = h.shape[1]
         r_z, r, z, n = gates[:, : 2 * H], gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
         hidden_n = hidden[:, 2 * H :]
-        np.add(r_z, hidden[:, : 2 * H], out=r_z)
+        np.add(r_z, hidden[:, : 2 * H], r_z)
         _sigmoid(r_z)
         # n = tanh(input half + r ∘ (W_hn h + b_hn))
-        np.add(kept, hidden_n, out=kept)
-        np.multiply(r, kept, out=hidden_n)
-        np.add(n, hidden_n, out=n)
-        np.tanh(n, out=n)
+        np.add(kept, hidden_n, kept)
+        np.multiply(r, kept, hidden_n)
+        np.add(n, hidden_n, n)
+        np.tanh(n, n)
         # h' = n + z ∘ (h - n)
-        np.subtract(h_before, n, out=h)
-        np.multiply(h, z, out=h)
-        np.add(h, n, out=h)
+        np.subtract(h_before, n, h)
+        np.multiply(h, z, h)
+        np.add(h, n, h)
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
         """Return what each gate's gradient is for d_h = 1, and z.
 
@@ -237,33 +232,34 @@ class GRUCell(Cell):
         that of its input half, and that.
         """
         (h_before,) = before
-        N, H = h_before.shape
-        r, z, n = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
-        blocks: Array = np.empty((N, 4, H), gates.dtype)
-        d_r, d_z, d_n_hidden, d_n = blocks.swapaxes(0, 1)
-        np.multiply(1 - z, 1 - n * n, out=d_n)
-        np.multiply(d_n, r, out=d_n_hidden)
-        np.multiply(d_n_hidden, 1 - r, out=d_r)  # r (1 - r) d_n (W_hn h + b_hn)
-        np.multiply(d_r, kept, out=d_r)
-        np.multiply(h_before - n, z * (1 - z), out=d_z)
-        return blocks.reshape(N, 4 * H), z
+        r, z, n = np.split(gates, 3, axis=-1)
+        d_gates = wider(h_before, 4)
+        d_r, d_z, d_n_hidden, d_n = np.split(d_gates, 4, axis=-1)
+        np.subtract(1, gates[..., : 2 * d_r.shape[-1]], d_gates[..., : 2 * d_r.shape[-1]])
+        np.multiply(d_z, _tanh_derivative(n), d_n)  # (1 - z)(1 - n²)
+        np.multiply(d_n, r, d_n_hidden)
+        np.multiply(d_r, d_n_hidden, d_r)  # r (1 - r)(W_hn h + b_hn) d_n
+        np.multiply(d_r, kept, d_r)
+        np.multiply(d_z, z, d_z)  # z (1 - z)(h - n)
+        np.multiply(d_z, h_before - n, d_z)
+        return d_gates, z
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """All four blocks times d_h; and z ∘ d_h goes straight to the h before."""
         (d_h,), (z,) = d_states, factors
         n, H = d_h.shape
         blocks = d_gates.reshape(n, 4, H)
-        np.multiply(blocks, d_h[:, None], out=blocks)
-        np.multiply(d_h, z, out=d_h)
+        np.multiply(blocks, d_h[:, None], blocks)
+        np.multiply(d_h, z, d_h)
 
     def hidden_side(self, d_gates: Array) -> Array:
         """Return r, z, and n's hidden half."""
-        return d_gates[:, : 3 * (d_gates.shape[1] // 4)]
+        return d_gates[..., : 3 * (d_gates.shape[-1] // 4)]
 
     def input_side(self, d_gates: Array) -> Array:
         """Return r, z, and n's input half."""
-        H = d_gates.shape[1] // 4
-        return np.concatenate([d_gates[:, : 2 * H], d_gates[:, 3 * H :]], axis=1)
+        r, z, _, n = np.split(d_gates, 4, axis=-1)
+        return np.concatenate([r, z, n], axis=-1)
 
 
 class LSTMCell(Cell):
@@ -297,43 +293,43 @@ class LSTMCell(Cell):
         (_, c_before), (h, c) = before, after
         H = h.shape[1]
         i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
-        # σ(a) = (1 + tanh(a/2)) / 2: one tanh for all gates, with a/2 where σ is wanted
-        slope, offset = _sigmoid_but_for_g(H, gates.real.dtype)
-        np.add(gates, hidden, out=gates)
-        np.multiply(gates, slope, out=gates)
-        np.tanh(gates, out=gates)
-        np.multiply(gates, slope, out=gates)
-        np.add(gates, offset, out=gates)
+        np.add(gates, hidden, gates)
+        _sigmoid(gates[:, : 2 * H])  # i, f
+        np.tanh(g, g)
+        _sigmoid(o)
         # c' = f ∘ c + i ∘ g
-        np.multiply(i, g, out=h)
-        np.multiply(f, c_before, out=c)
-        np.add(c, h, out=c)
+        np.multiply(i, g, h)
+        np.multiply(f, c_before, c)
+        np.add(c, h, c)
         # h' = o ∘ tanh(c')
-        np.tanh(c, out=kept)
-        np.multiply(o, kept, out=h)
+        np.tanh(c, kept)
+        np.multiply(o, kept, h)
 
     def local_derivatives(
-        self, gates: Array, kept: Array, before: Sequence[Array], after: Sequence[Array]
+        self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
         """Return the gates' gradients for d_c' = 1, o's for d_h' = 1; d_c' for d_h' = 1; and f."""
         c_before = before[1]
-        N, H = c_before.shape
-        i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
-        blocks: Array = np.empty((N, 4, H), gates.dtype)
-        d_i, d_f, d_g, d_o = blocks.swapaxes(0, 1)
-        np.multiply(g, i * (1 - i), out=d_i)
-        np.multiply(c_before, f * (1 - f), out=d_f)
-        np.multiply(i, 1 - g * g, out=d_g)
-        np.multiply(kept, o * (1 - o), out=d_o)
-        return blocks.reshape(N, 4 * H), o * (1 - kept * kept), f
+        i, f, g, o = np.split(gates, 4, axis=-1)
+        d_gates = wider(c_before, 4)
+        d_i, d_f, d_g, d_o = np.split(d_gates, 4, axis=-1)
+        np.subtract(1, gates, d_gates)
+        np.multiply(d_gates, gates, d_gates)  # σ' = σ (1 - σ), for i, f, o
+        np.multiply(d_i, g, d_i)
+        np.multiply(d_f, c_before, d_f)
+        np.multiply(d_o, kept, d_o)
+        np.multiply(_tanh_derivative(g), i, d_g)
+        through_h = _tanh_derivative(kept)
+        np.multiply(through_h, o, through_h)
+        return d_gates, through_h, f
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_c' gets o (1 - tanh² c') d_h'; then i, f, g follow d_c' and o follows d_h'."""
         (d_h, d_c), (through_h, f) = d_states, factors
         n, H = d_h.shape
         blocks = d_gates.reshape(n, 4, H)
-        np.multiply(blocks[:, 3], d_h, out=blocks[:, 3])
-        np.multiply(d_h, through_h, out=d_h)
-        np.add(d_c, d_h, out=d_c)
-        np.multiply(blocks[:, :3], d_c[:, None], out=blocks[:, :3])
-        np.multiply(d_c, f, out=d_c)
+        np.multiply(blocks[:, 3], d_h, blocks[:, 3])
+        np.multiply(d_h, through_h, d_h)
+        np.add(d_c, d_h, d_c)
+        np.multiply(blocks[:, :3], d_c[:, None], blocks[:, :3])
+        np.multiply(d_c, f, d_c)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Up to about this many classes a product with one-hot rows takes less time than sorting.
 _ONE_HOT_LIMIT = 100
+# Classes with more rows than this are summed one by one, those with fewer all together.
+_MOST_ROUNDS = 64
 
 
 class Embedding:
@@ -81,7 +83,8 @@ class Embedding:
         check.shape("d_vectors", given, f"of the vectors, {expected}", given.shape == expected)
         check.same_precision("d_vectors", given, self.params["weight"].dtype)
         rows = np.ascontiguousarray(given.reshape(-1, self.embedding_dim))
-        return {"weight": sum_by_class(rows, cache.ravel(), self.num_embeddings)}
+        sums = sum_by_class(rows, cache.ravel(), self.num_embeddings)
+        return {"weight": np.ascontiguousarray(sums.T)}
 
     def with_params(self, params: Mapping[str, ArrayLike]) -> Embedding:
         """Return the same layer over another array, which is used as it is, not copied."""
@@ -92,16 +95,31 @@ class Embedding:
 
 
 def sum_by_class(rows: Array, ids: Array, num_classes: int) -> Array:
-    """Return, for each class, the sum of the rows (N, M) that have its number in `ids`, (N,)."""
+    """Return, for each class, the sum of the rows (N, M) that have its number in `ids`, (N,).
+
+    As (M, V), C-contiguous.
+    """
     if num_classes <= _ONE_HOT_LIMIT:
         one_hot = np.zeros((len(ids), num_classes), rows.dtype)
         one_hot[np.arange(len(ids)), ids] = 1
-        return one_hot.T @ rows
+        return rows.T @ one_hot
+    rows = np.ascontiguousarray(rows)
     # Sorted by class, the rows of each are a group of neighbours.
     order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    sums = np.zeros((num_classes, rows.shape[1]), rows.dtype)
-    if len(ids):
-        sums[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
-    return sums
+    starts = np.flatnonzero(np.diff(ids[order], prepend=-1))
+    counts = np.diff(starts, append=len(ids))
+    # The largest groups first, so that those with a further row are always the first ones. All
+    # first rows are taken at once, then all second ones are added, and so on: `add.reduceat`, which
+    # goes from group to group, takes many times as long.
+    largest_first = np.argsort(-counts, kind="stable")
+    starts, counts = starts[largest_first], counts[largest_first]
+    sums = rows[order[starts]]  # (number of groups, M)
+    large = int((counts > _MOST_ROUNDS).sum())
+    for group, start, count in zip(range(large), starts, counts, strict=False):
+        sums[group] = rows[order[start : start + count]].sum(axis=0)
+    for place in range(1, int(counts[large:].max(initial=1))):
+        more = int((counts > place).sum())
+        sums[large:more] += rows[order[starts[large:more] + place]]
+    result = np.zeros((rows.shape[1], num_classes), rows.dtype)
+    result[:, ids[order[starts]]] = sums.T
+    return result

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import tempfile
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from os import PathLike, fspath
@@ -73,7 +76,7 @@ class Vocabulary:
     ----------
     tokens : str or iterable of hashable
         The text to take the tokens from. A `str` gives its characters; every Unicode code point is
-        one. For words pass ``text.split()``.
+        one. For words pass ``text.split()``. A `Counter` gives tokens with their frequencies.
     min_freq : int, default 1
         Tokens seen less often are left out.
     unknown : hashable, optional
@@ -204,7 +207,8 @@ class Vocabulary:
         table[list(points)] = list(points.values())
         return table
 
-    def _encode_characters(self, text: str, table: Array) -> Array:
+    def _encode_characters(self, text: str, table: Array, first: int = 0) -> Array:
+        """Encode a text whose first character is at the given position."""
         ids = np.empty(len(text), np.int32)
         for start, points in _code_points(text):
             block = ids[start : start + len(points)]
@@ -213,19 +217,19 @@ class Vocabulary:
             if not unknown.any():
                 continue
             if self.unknown_id is None:
-                self._refuse(text, start + int(np.argmax(unknown)))
+                self._refuse(text, start + int(np.argmax(unknown)), first)
             else:
                 block[unknown] = self.unknown_id
         return ids
 
-    def _refuse(self, sequence: Any, position: int) -> None:
+    def _refuse(self, sequence: Any, position: int, first: int = 0) -> None:
         token = sequence[position]
         name = f"character {token!r}" if self._are_characters else f"token {token!r}"
         if isinstance(token, str) and len(token) == 1:
             name += f" (U+{ord(token):04X})"
         raise ValueError(
-            f"text has the unknown {name} at position {position}: it is not among the {len(self)} "
-            "of the vocabulary; build the Vocabulary with unknown=… to let it pass"
+            f"text has the unknown {name} at position {first + position}: it is not among the "
+            f"{len(self)} of the vocabulary; build the Vocabulary with unknown=… to let it pass"
         )
 
 
@@ -251,33 +255,97 @@ def read_text(path: str | PathLike[str] | None = None) -> str:
         from pydoc_data.topics import topics  # half a megabyte that few need
 
         return "\n\n".join(topics[name] for name in sorted(topics))
+    return "".join(_read_blocks(path))
+
+
+def encode_file(
+    path: str | PathLike[str],
+    vocabulary: Vocabulary | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+) -> tuple[Array, Vocabulary]:
+    """Encode a UTF-8 file block by block: for texts that are larger than the memory.
+
+    Parameters
+    ----------
+    path : path
+        Read as `read_text` does, once for the vocabulary and once more to encode.
+    vocabulary : Vocabulary, optional
+        Of characters; by default that of the file.
+    out : path, optional
+        A file for the identifiers, which is written over. By default a temporary one, which goes
+        when the array does.
+
+    Returns
+    -------
+    tokens : numpy.memmap of shape (number of characters,)
+        Read-only, of the smallest unsigned type for the vocabulary. `train` and the batches read it
+        window by window.
+    vocabulary : Vocabulary
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_text`, and `Vocabulary.encode`.
+    """
+    if vocabulary is None:
+        vocabulary = Vocabulary(_count_characters(_read_blocks(path)))
+    table = vocabulary._table
+    if table is None:
+        raise ValueError("vocabulary must be one of characters, got " + repr(vocabulary))
+    dtype = np.min_scalar_type(len(vocabulary) - 1)
+    file: Any = tempfile.TemporaryFile() if out is None else open(out, "w+b")  # noqa: SIM115
+    with file:  # the array keeps the file open
+        length = 0
+        for block in _read_blocks(path):
+            ids = vocabulary._encode_characters(block, table, length)
+            ids.astype(dtype).tofile(file)
+            length += len(block)
+        file.flush()
+        return np.memmap(file, dtype, "r", shape=(length,)), vocabulary
+
+
+def _read_blocks(path: str | PathLike[str]) -> Iterator[str]:
+    """Yield the text of a file in blocks; see `read_text`."""
     try:
         name = fspath(path)
     except TypeError:
         raise TypeError(f"path must be a str or path-like, got {type(path).__name__}") from None
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    position = 0
     try:
         with open(name, "rb") as file:
-            data = file.read()
+            while True:
+                data = file.read(_BLOCK)
+                if b"\0" in data:
+                    raise ValueError(
+                        f"{name!r} is not a text: it has a NUL byte at position "
+                        f"{position + data.index(0)}; if it is UTF-16, save it as UTF-8"
+                    )
+                waiting = len(decoder.getstate()[0])  # bytes of a character that is cut in two
+                try:
+                    text = decoder.decode(data, final=not data)
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{name!r} is not UTF-8: byte 0x{error.object[error.start]:02x} at "
+                        f"position {position - waiting + error.start}; save it as UTF-8"
+                    ) from None
+                position += len(data)
+                text = newlines.decode(text, final=not data)
+                if text:
+                    yield text
+                if not data:
+                    break
     except OSError as error:
         raise type(error)(f"cannot read {name!r}: {error.strerror}") from None
-    if not data:
+    if not position:
         raise ValueError(f"{name!r} is empty: there is nothing to learn from")
-    if b"\0" in data:
-        raise ValueError(
-            f"{name!r} is not a text: it has a NUL byte at position {data.index(0)}; "
-            "if it is UTF-16, save it as UTF-8"
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name!r} is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}; "
-            "save it as UTF-8"
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _count(tokens: str | Iterable[Hashable]) -> Counter[Any]:
+    if isinstance(tokens, Counter):
+        return tokens.copy()
     if not isinstance(tokens, str):
         try:
             return Counter(iter(tokens))
@@ -285,12 +353,17 @@ def _count(tokens: str | Iterable[Hashable]) -> Counter[Any]:
             raise TypeError(
                 f"tokens must be a str or an iterable of hashable tokens: {error}"
             ) from None
+    return _count_characters([tokens])
+
+
+def _count_characters(blocks: Iterable[str]) -> Counter[str]:
     counts = np.zeros(_NUM_CODE_POINTS, np.int64)
     top = 0
-    for _, points in _code_points(tokens):
-        block = np.bincount(points)
-        counts[: len(block)] += block
-        top = max(top, len(block))
+    for text in blocks:
+        for _, points in _code_points(text):
+            block = np.bincount(points)
+            counts[: len(block)] += block
+            top = max(top, len(block))
     seen = np.flatnonzero(counts[:top])
     return Counter({chr(point): int(counts[point]) for point in seen})
 
@@ -298,8 +371,11 @@ def _count(tokens: str | Iterable[Hashable]) -> Counter[Any]:
 def _code_points(text: str) -> Iterator[tuple[int, Array]]:
     """Yield (position, code points) for one block of the text after the other."""
     for start in range(0, len(text), _BLOCK):
-        data = text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass")
-        yield start, np.frombuffer(data, "<i4")
+        block = text[start : start + _BLOCK]
+        if block.isascii():
+            yield start, np.frombuffer(block.encode("ascii"), np.uint8)
+        else:
+            yield start, np.frombuffer(block.encode("utf-32-le", "surrogatepass"), "<i4")
 
 
 def _in_order(tokens: Iterable[Any]) -> list[Any]:

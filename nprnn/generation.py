@@ -33,8 +33,10 @@ class Sampler(NamedTuple):
         scores = np.asarray(logits, np.float64)
         if self.temperature == 0:
             return int(scores.argmax())
-        with np.errstate(over="ignore"):  # -inf is what a tiny temperature means
-            scores = (scores - scores.max()) / self.temperature
+        scores = scores - scores[scores.argmax()]
+        if self.temperature != 1:
+            with np.errstate(over="ignore"):  # -inf is what a tiny temperature means
+                scores /= self.temperature
         if self.top_k is None and self.top_p == 1:
             return _draw(np.exp(scores), rng)
         # Likeliest first, ties by index: then both cuts keep a head of the list.
@@ -77,7 +79,7 @@ def sampler(
 
 def _draw(weights: Array, rng: np.random.Generator) -> int:
     """Draw an index with probability proportional to its weight."""
-    cumulative = np.cumsum(weights)
+    cumulative = weights.cumsum()
     # `random()` is below 1, but its product with the total may round up to the total.
-    place = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    return int(min(place, len(weights) - 1))
+    place = int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
+    return min(place, len(weights) - 1)

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _validation as check
 from .initializers import uniform_params
+from .layout import as_rows, multiply_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -69,7 +70,7 @@ class Linear:
         """Return W x + b, of shape (..., V)."""
         return self.forward(x)[0]
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Array]:
+    def forward(self, x: ArrayLike) -> tuple[Array, tuple[Array, Array]]:
         """Return the output and what `backward` needs.
 
         Parameters
@@ -87,12 +88,13 @@ class Linear:
         check.shape("x", x, f"(..., in_features={size})", x.ndim >= 1 and x.shape[-1] == size)
         weight = self.params["weight"]
         check.same_precision("x", x, weight.dtype)
-        y = _as_rows(x) @ weight.T
+        rows = as_rows(x)
+        y = multiply_rows(rows, weight.T)
         if self.bias:
             y += self.params["bias"]
-        return y.reshape(*x.shape[:-1], self.out_features), x
+        return y.reshape(*x.shape[:-1], self.out_features), (x, rows)
 
-    def backward(self, d_y: ArrayLike, cache: Array) -> tuple[Array, Params]:
+    def backward(self, d_y: ArrayLike, cache: tuple[Array, Array]) -> tuple[Array, Params]:
         """Return the gradients of a scalar, given its gradient with respect to the output.
 
         Parameters
@@ -107,17 +109,22 @@ class Linear:
         grads : dict
             Keys and shapes of `params`.
         """
-        x = cache
+        x, rows = cache
         d_y = check.float_array("d_y", d_y)
         expected = (*x.shape[:-1], self.out_features)
         check.shape("d_y", d_y, f"of y, {expected}", d_y.shape == expected)
         weight = self.params["weight"]
         check.same_precision("d_y", d_y, weight.dtype)
-        d_rows = _as_rows(d_y)
-        grads = {"weight": d_rows.T @ _as_rows(x)}
+        d_rows = as_rows(d_y)
+        grads = {"weight": d_rows.T @ rows}
         if self.bias:
-            grads["bias"] = d_rows.sum(axis=0)
-        return (d_rows @ weight).reshape(x.shape), grads
+            grads["bias"] = np.ones(len(d_rows), d_rows.dtype) @ d_rows
+        d_x = np.empty_like(x, np.result_type(d_y, weight))  # in the layout of x
+        if d_x.flags.c_contiguous:
+            np.matmul(d_rows, weight, out=d_x.reshape(rows.shape))
+        else:
+            np.matmul(d_y, weight, out=d_x)
+        return d_x, grads
 
     def with_params(self, params: Mapping[str, ArrayLike]) -> Linear:
         """Return the same layer over other arrays, which are used as they are, not copied."""
@@ -130,8 +137,3 @@ class Linear:
         if self.bias:
             shapes["bias"] = (self.out_features,)
         return shapes
-
-
-def _as_rows(array: Array) -> Array:
-    """Return (..., K) as contiguous (N, K): one large product, its bits whatever the layout was."""
-    return np.ascontiguousarray(array.reshape(-1, array.shape[-1]))

@@ -49,12 +49,22 @@ def softmax_cross_entropy(
     >>> float(np.exp(loss)), d_logits
     (4.0, array([[ 0.25,  0.25,  0.25, -0.75]]))
     """
+    return summed_cross_entropy(logits, targets, mask)
+
+
+def summed_cross_entropy(
+    logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None, count: int | None = None
+) -> tuple[Any, Array]:
+    """Return a part of `softmax_cross_entropy`: the sum over the positions, divided by `count`.
+
+    Without `count` the mean: then at least one position must count.
+    """
     scores = check.float_array("logits", logits)
     check.shape("logits", scores, "(..., V)", scores.ndim >= 1 and scores.shape[-1] >= 1)
     labels = check.array("targets", targets)
     expected = f"logits.shape[:-1] = {scores.shape[:-1]}"
     check.shape("targets", labels, expected, labels.shape == scores.shape[:-1])
-    chosen = _chosen(mask, labels.shape)
+    chosen = _chosen(mask, labels.shape, allow_none=count is not None)
     num_classes = scores.shape[-1]
     rows = scores.reshape(-1, num_classes)[chosen]  # (N, V)
     places = check.index_array("targets", labels.ravel()[chosen], num_classes, "V")
@@ -67,10 +77,11 @@ def softmax_cross_entropy(
     at_target = shifted[np.arange(len(places)), places]  # (N,)
     probabilities = np.exp(shifted, out=shifted)
     totals = probabilities.sum(axis=1, keepdims=True)  # (N, 1)
-    loss = (np.log(totals[:, 0]) - at_target).mean()
+    count = len(places) if count is None else count
+    loss = (np.log(totals[:, 0]) - at_target).sum() / count
 
     # d_o = (p - one_hot(target)) / N
-    scale = 1 / len(places)
+    scale = 1 / count
     np.multiply(probabilities, scale / totals, out=probabilities)
     probabilities[np.arange(len(places)), places] -= scale
     return loss, _spread(probabilities, chosen, scores.shape)
@@ -98,24 +109,35 @@ def mean_squared_error(
     >>> mean_squared_error(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]]))
     (np.float64(2.0), array([[ 0., -2.]]))
     """
+    return summed_squared_error(prediction, target, mask)
+
+
+def summed_squared_error(
+    prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None, count: int | None = None
+) -> tuple[Any, Array]:
+    """Return a part of `mean_squared_error`: the sum over the entries, divided by `count` times K.
+
+    Without `count` the mean: then at least one position must count.
+    """
     guess = check.float_array("prediction", prediction)
     check.shape("prediction", guess, "(..., K)", guess.ndim >= 1)
     truth = check.float_array("target", target)
     check.shape("target", truth, f"prediction.shape = {guess.shape}", truth.shape == guess.shape)
     check.same_precision("target", truth, guess.dtype)
-    chosen = _chosen(mask, guess.shape[:-1])
-    if not guess.size:
+    chosen = _chosen(mask, guess.shape[:-1], allow_none=count is not None)
+    K = guess.shape[-1]
+    if K == 0:
         raise ValueError("prediction is empty: the mean over nothing is undefined")
-    width = (-1, guess.shape[-1])
-    error = guess.reshape(width)[chosen] - truth.reshape(width)[chosen]  # (N, K)
-    loss = (error * error).mean()
-    return loss, _spread(error * (2 / error.size), chosen, guess.shape)
+    error = guess.reshape(-1, K)[chosen] - truth.reshape(-1, K)[chosen]  # (N, K)
+    size = error.size if count is None else count * K
+    loss = (error * error).sum() / size
+    return loss, _spread(error * (2 / size), chosen, guess.shape)
 
 
-def _chosen(mask: ArrayLike | None, positions: tuple[int, ...]) -> Any:
+def _chosen(mask: ArrayLike | None, positions: tuple[int, ...], allow_none: bool) -> Any:
     """Return an index of the positions that count, over the flattened array."""
     if mask is None:
-        if 0 in positions:
+        if 0 in positions and not allow_none:
             raise ValueError(f"there are no positions (shape {positions}): no mean over nothing")
         return slice(None)
     given = check.array("mask", mask)
@@ -123,7 +145,7 @@ def _chosen(mask: ArrayLike | None, positions: tuple[int, ...]) -> Any:
     if given.dtype.kind != "b" and not np.isin(given, (0, 1)).all():
         raise ValueError("mask must hold only True and False, or 1 and 0")
     chosen = np.flatnonzero(given)
-    if not len(chosen):
+    if not len(chosen) and not allow_none:
         raise ValueError("mask leaves no position: the mean over nothing is undefined")
     return chosen
 

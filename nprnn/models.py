@@ -7,8 +7,10 @@ They differ in what is read out, and in the loss; everything else is written onc
 from __future__ import annotations
 
 import copy
+import functools
+import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +18,10 @@ from . import _validation as check
 from .embedding import Embedding
 from .generation import Sampler, sampler
 from .linear import Linear
-from .losses import mean_squared_error, softmax_cross_entropy
+from .losses import summed_cross_entropy, summed_squared_error
 from .recurrent import LAYERS
 from .stack import dropout_mask
+from .stepping import Stepper
 
 if TYPE_CHECKING:
     from typing import Self
@@ -26,7 +29,31 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     from ._validation import Array, Params, RandomSource
-    from .stack import Recurrent, State
+    from .stack import Cache, Recurrent, State
+
+# The most rows, steps times sequences, that are on their way at once. Enough for products over all
+# of them to run at full speed, few enough for what a window needs beside the states to be little.
+WINDOW_ROWS = 1536
+
+
+class Window(NamedTuple):
+    """Consecutive steps of a batch, and what belongs to them."""
+
+    inputs: ArrayLike
+    targets: ArrayLike
+    lengths: ArrayLike | None
+    mask: ArrayLike | None
+
+
+class Pass(NamedTuple):
+    """What the backward pass of a window needs of its forward pass."""
+
+    features: Array
+    dropped: Array | None  # the dropout mask on the features
+    output: Array
+    final: State
+    rnn_cache: Cache
+    input_cache: Any
 
 
 class SequenceModel:
@@ -145,7 +172,7 @@ class SequenceModel:
         """Return the mean loss, and the final state; see `loss_and_grads`."""
         prediction, final = self(inputs, state, lengths=lengths)
         counted = self._counted(mask, lengths, prediction)
-        return self._criterion(prediction, targets, counted)[0], final
+        return self._criterion(prediction, targets, counted, None)[0], final
 
     def loss_and_grads(
         self,
@@ -156,8 +183,20 @@ class SequenceModel:
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         rng: RandomSource = None,
+        recompute_every: int | str | None = None,
     ) -> tuple[Any, Params, State]:
         """Return the mean loss, its gradients, and the final state.
+
+        A long sequence is read in windows of at most 1,536 steps of single sequences, one after the
+        other, and read back from the last to the first: the same gradients, in arrays that stay
+        small. In single precision, and beside inputs and parameters, about
+
+            4 (N L D H (G + S + K)  +  M ((2G + 1) H + 2V)  +  P)    bytes
+
+        are needed, with N = T*B, M the smaller of N and 1,536, S states and K further numbers a
+        unit (`nprnn.cells`; an `RNN` keeps no gates, so that for it G is 0 in the first term), and
+        P parameters. With `recompute_every` the first term is that of the steps between two states
+        that are kept instead.
 
         Parameters
         ----------
@@ -170,6 +209,12 @@ class SequenceModel:
             Predictions that count. Steps beyond a sequence's length never do.
         rng : Generator or int, optional
             Draws the dropout masks; without it nothing is dropped out.
+        recompute_every : int or "auto", optional
+            Keep the state every so many steps only, rounded up to whole windows, and compute
+            everything between them again on the way back: the same gradients bit for bit, with a
+            forward pass more. "auto" takes √T steps, so that memory grows with √T (Chen et al.
+            2016; Gruslys et al. 2016). For models that read in one direction and predict at every
+            step.
 
         Returns
         -------
@@ -180,24 +225,26 @@ class SequenceModel:
         state : ndarray of shape (L*D, B, H), or the pair of such
             To pass on to the next window. No gradient flows back through it.
         """
-        rnn, readout = self.rnn, self.readout
         rng = None if rng is None else check.generator(rng)
-        x, input_cache = self._enter(inputs)
-        output, final, rnn_cache = rnn.forward(x, state, lengths=lengths, rng=rng)
-        features, mask_on_features = self._features(output, final, lengths), None
-        if self.dropout and rng is not None:
-            mask_on_features = dropout_mask(features, self.dropout, rng)
-            features = features * mask_on_features
-        prediction, readout_cache = readout.forward(features)
-        counted = self._counted(mask, lengths, prediction)
-        loss, d_prediction = self._criterion(prediction, targets, counted)
-        d_features, readout_grads = readout.backward(d_prediction, readout_cache)
-        if mask_on_features is not None:
-            d_features *= mask_on_features
-        d_output, d_state = self._features_backward(d_features, output, final, lengths)
-        d_x, _, rnn_grads = rnn.backward(d_output, d_state, rnn_cache)
-        grads = {"rnn": rnn_grads, "readout": readout_grads}
-        return loss, self._joined(grads | self._enter_backward(d_x, input_cache)), final
+        count, spans = self._plan(Window(inputs, targets, lengths, mask), recompute_every)
+        rnn, readout = self.rnn, self.readout
+        starts: list[tuple[State, Any]] = []
+        for span in spans:
+            starts.append((state, None if rng is None else copy.deepcopy(rng)))
+            passes = self._read(rnn, span, state, rng)
+            state = passes[-1].final
+        final, d_state, losses = state, None, []
+        grads: Params = {}
+        for span in reversed(spans):
+            begin = starts.pop()
+            passes = passes or self._read(rnn, span, *begin)
+            for window in reversed(span):
+                loss, part, d_state = self._read_backward(
+                    rnn, readout, window, passes.pop(), d_state, count
+                )
+                losses.append(loss)
+                grads = _add(grads, part) if grads else part
+        return functools.reduce(np.add, losses), grads, final
 
     def with_params(self, params: Mapping[str, ArrayLike]) -> Self:
         """Return the same model over other arrays, which are used as they are, not copied."""
@@ -206,11 +253,91 @@ class SequenceModel:
         model.params = check.params("params", params, shapes)
         return model
 
+    def _plan(
+        self, whole: Window, recompute_every: int | str | None
+    ) -> tuple[int | None, list[list[Window]]]:
+        """Cut the steps into spans to compute again, and these into windows.
+
+        Also return how many predictions count in all; None where there is one window, which counts
+        its own.
+        """
+        if recompute_every is not None and not self._in_windows:
+            raise ValueError(
+                "recompute_every needs a model that reads in one direction and predicts at every "
+                f"step, which {type(self).__name__} (bidirectional={self.rnn.bidirectional}) is not"
+            )
+        if recompute_every != "auto" and recompute_every is not None:
+            recompute_every = check.integer("recompute_every", recompute_every)
+        given = check.array("inputs", whole.inputs)
+        batched = given.ndim == (2 if given.dtype.kind in "iu" else 3)
+        lead = given.shape[: 1 + batched]  # (T, B), or (T,)
+        number = -(-math.prod(lead) // WINDOW_ROWS)
+        if not self._in_windows or number < 2 or lead[0] < 2:
+            return None, [[whole]]
+        steps = -(-lead[0] // number)
+        count, windows = _cut(whole, lead, steps)
+        if recompute_every is None:
+            return count, [windows]
+        every = math.isqrt(lead[0]) if recompute_every == "auto" else int(recompute_every)
+        size = -(-every // steps)  # windows
+        return count, [windows[i : i + size] for i in range(0, len(windows), size)]
+
+    @property
+    def _in_windows(self) -> bool:
+        """Whether what is predicted in a window depends on none that comes after it."""
+        return not self._parts["rnn"].bidirectional
+
+    def _read(
+        self, rnn: Recurrent, span: list[Window], state: State, rng: np.random.Generator | None
+    ) -> list[Pass]:
+        """Read windows one after the other, and return what the backward pass needs of each."""
+        passes = []
+        for inputs, _, lengths, _ in span:
+            x, input_cache = self._enter(inputs)
+            output, state, rnn_cache = rnn.run(x, state, lengths=lengths, rng=rng)
+            features, dropped = self._features(output, state, lengths), None
+            if self.dropout and rng is not None:
+                dropped = dropout_mask(features, self.dropout, rng)
+                features = features * dropped
+            passes.append(Pass(features, dropped, output, state, rnn_cache, input_cache))
+        return passes
+
+    def _read_backward(
+        self,
+        rnn: Recurrent,
+        readout: Linear,
+        window: Window,
+        read: Pass,
+        d_final: State,
+        count: int | None,
+    ) -> tuple[Any, Params, State]:
+        """Return a window's part of the loss, of the gradients, and the gradient of its start."""
+        loss, d_features, readout_grads = self._read_out(readout, window, read, count)
+        d_output, d_state = self._features_backward(
+            d_features, read.output, read.final, window.lengths
+        )
+        d_state = d_final if d_state is None else d_state
+        d_x, d_state, rnn_grads = rnn.backward(d_output, d_state, read.rnn_cache)
+        grads = {"rnn": rnn_grads, "readout": readout_grads}
+        return loss, self._joined(grads | self._enter_backward(d_x, read.input_cache)), d_state
+
+    def _read_out(
+        self, readout: Linear, window: Window, read: Pass, count: int | None
+    ) -> tuple[Any, Array, Params]:
+        """Return a window's part of the loss, and the gradients of features and read-out."""
+        prediction, cache = readout.forward(read.features)
+        counted = self._counted(window.mask, window.lengths, prediction)
+        loss, d_prediction = self._criterion(prediction, window.targets, counted, count)
+        d_features, grads = readout.backward(d_prediction, cache)
+        if read.dropped is not None:
+            d_features *= read.dropped
+        return loss, d_features, grads
+
     def _criterion(
-        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None
+        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None, count: int | None
     ) -> tuple[Any, Array]:
         """Return the loss, and its gradient with respect to the prediction."""
-        return softmax_cross_entropy(prediction, targets, mask)
+        return summed_cross_entropy(prediction, targets, mask, count)
 
     def _enter(self, inputs: ArrayLike) -> tuple[ArrayLike, Any]:
         """Return what the recurrent layers see, and what `_enter_backward` needs."""
@@ -333,6 +460,10 @@ class SequenceClassifier(SequenceModel):
         d_h[-num_directions:] = np.split(d_features, num_directions, axis=-1)
         return None, (d_h, *(None for _ in others)) if others else d_h
 
+    @property
+    def _in_windows(self) -> bool:
+        return False  # one prediction, from all steps
+
     def _num_valid(self, output: Array, lengths: ArrayLike | None) -> Array:
         """Return the number of valid steps, at least 1, in the output's precision."""
         steps = len(output) if lengths is None else np.maximum(lengths, 1)[:, None]
@@ -390,9 +521,9 @@ class SequenceRegressor(SequenceModel):
         return np.stack(path)
 
     def _criterion(
-        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None
+        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None, count: int | None
     ) -> tuple[Any, Array]:
-        return mean_squared_error(prediction, targets, mask)
+        return summed_squared_error(prediction, targets, mask, count)
 
 
 class LanguageModel(SequenceModel):
@@ -535,23 +666,27 @@ class LanguageModel(SequenceModel):
         return self._continue(ids, sampler(temperature, top_k, top_p), check.generator(rng))
 
     def _continue(self, prefix: Array, draw: Sampler, rng: np.random.Generator) -> Iterator[int]:
-        rnn, readout = self.rnn, self.readout
-        state, h = None, np.zeros(rnn.hidden_size, readout.params["weight"].dtype)
-        unread = prefix
+        rnn, readout = self.rnn, self.readout.params
+        W, b = readout["weight"], readout["bias"]
+        state, h = None, np.zeros(rnn.hidden_size, W.dtype)
+        if len(prefix):
+            hidden, state = rnn(self._enter(prefix)[0], state)
+            h = hidden[-1]
+        step, logits = Stepper(rnn, state), np.empty_like(b)  # (V,)
+        vectors = self.params["embedding.weight"] if self.embedding_size else None
         while True:
-            if len(unread):
-                hidden, state = rnn(self._enter(unread)[0], state)
-                h = hidden[-1]
-            token = draw(readout(h), rng)
+            np.dot(W, h, logits)
+            np.add(logits, b, logits)
+            token = draw(logits, rng)
             yield token
-            unread = np.array([token])
+            h = step(token if vectors is None else vectors[token])
 
     def _criterion(
-        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None
+        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None, count: int | None
     ) -> tuple[Any, Array]:
         if mask is None:  # else what is masked out may hold anything
             targets = self._tokens("targets", targets)
-        return softmax_cross_entropy(prediction, targets, mask)
+        return summed_cross_entropy(prediction, targets, mask, count)
 
     def _tokens(self, name: str, tokens: ArrayLike) -> Array:
         """Refuse anything but integers: vectors are not what this model reads."""
@@ -569,6 +704,38 @@ def _cell_options(cell: str, nonlinearity: str, forget_bias: float | None) -> di
     if cell == "rnn":
         return {"nonlinearity": nonlinearity}
     return {"forget_bias": forget_bias} if cell == "lstm" else {}
+
+
+def _cut(whole: Window, lead: tuple[int, ...], steps: int) -> tuple[int, list[Window]]:
+    """Cut (T, B, ...) or (T, ...) into windows; also return how many predictions count in all."""
+    T, letters = lead[0], "T, B"[: 4 * len(lead) - 3]
+    inputs, targets = np.asarray(whole.inputs), check.array("targets", whole.targets)
+    fits = targets.shape[: len(lead)] == lead
+    check.shape("targets", targets, f"({letters}, ...) = {lead}, as the inputs", fits)
+    mask = None if whole.mask is None else check.array("mask", whole.mask)
+    if mask is not None:
+        check.shape("mask", mask, f"({letters}) = {lead}", mask.shape == lead)
+    lengths = whole.lengths
+    if lengths is not None and len(lead) == 2:
+        lengths = check.lengths("lengths", lengths, *lead)
+        valid = np.arange(T)[:, None] < lengths
+        mask = valid if mask is None else np.where(valid, mask, False)
+    windows = []
+    for start in range(0, T, steps):
+        part = slice(start, start + steps)
+        left = None if lengths is None else np.clip(np.subtract(lengths, start), 0, steps)
+        own_mask = None if mask is None else mask[part]
+        windows.append(Window(inputs[part], targets[part], left, own_mask))
+    count = math.prod(lead) if mask is None else int(np.count_nonzero(mask))
+    if not count:
+        raise ValueError("no prediction counts: the mean over nothing is undefined")
+    return count, windows
+
+
+def _add(totals: Params, parts: Params) -> Params:
+    for name, part in parts.items():
+        totals[name] += part
+    return totals
 
 
 def prefixed(parts: Mapping[str, Params]) -> Params:

@@ -1,31 +1,134 @@
-"""Padded grids and packed rows.
+"""Where the numbers of a batch of sequences lie while the loop runs over them.
 
-A grid (T, B, ...) holds a batch of sequences side by side, padded to the longest. Packed rows
-(N, ...) are its valid steps only: first every sequence's first step, then every second one, and so
-on, the longest sequence first. So at step t the first `sizes[t]` rows of a state are still running,
-`sizes` never grows, and the previous states of a step are always the head of the block before. The
-reverse direction is a packing that reads each sequence from its own end.
+A grid (T, B, ·) holds a batch of sequences side by side, padded to the longest. The loop meets one
+step after the other: an array of its n sequences, (n, ·). `Dense` and `Ragged` tell how: the first
+where all sequences have the same length, the second where they have not. Both have the same
+methods, so that the loop knows nothing of padding or direction.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .layout import as_rows, empty_steps
+
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from ._validation import Array
 
+    Packing = Any  # Dense | Ragged
 
-class Packing:
-    """The order in which the loop meets the valid steps of a grid (T, B).
+
+def packing(T: int, B: int, lengths: Array | None, reverse: bool) -> Packing:
+    """Return how the loop meets a grid (T, B); `lengths`, (B,), are all T if they are None."""
+    if lengths is None or (lengths == T).all():
+        return Dense(T, B, reverse)
+    return Ragged(T, B, lengths, reverse)
+
+
+class Dense:
+    """Sequences of one length: an array of all steps is (T, B, ·), column-major within a step.
+
+    Column-major, because BLAS multiplies a W by the n columns of a narrow matrix up to twice as
+    fast as the n rows of a low one by Wᵀ, and because each gate of a step is then one piece of
+    memory.
 
     Parameters
     ----------
     T, B : int
         Shape of the grid.
-    lengths : ndarray of int, shape (B,), optional
-        Valid steps of each sequence; all T without it.
+    reverse : bool
+        Whether each sequence is read from its last step to its first.
+    """
+
+    def __init__(self, T: int, B: int, reverse: bool) -> None:
+        self.T, self.B, self.reverse = T, B, reverse
+
+    def enter(self, grid: Array) -> Array:
+        """Return the input, (T, B, ...), in the order in which it is read, a view."""
+        return grid[::-1] if self.reverse else grid
+
+    def arrange(self, grid: Array) -> Array:
+        """Return an array (T, B, ·) of the caller's, in the order and layout of the loop."""
+        own, given = self.empty(grid.shape[2], grid.dtype), self.enter(grid)
+        if given.strides == own.strides:
+            return given
+        own[...] = given
+        return own
+
+    def leave(self, array: Array) -> Array:
+        """Return an array of all steps as a grid (T, B, ·), a view."""
+        return array[::-1] if self.reverse else array
+
+    def enter_state(self, state: Array) -> Array:
+        """Return states (..., B, H) in the order of the loop."""
+        return state
+
+    def leave_state(self, state: Array) -> Array:
+        """Return states (..., B, H) in the order of the caller."""
+        return state
+
+    def empty(self, width: int, dtype: DTypeLike) -> Array:
+        """Return a new array of all steps, (T, B, width)."""
+        return empty_steps(self.T, self.B, width, dtype)
+
+    def empty_states(self, initial: Array) -> Array:
+        """Return room for all states, (S, T+1, B, H), that begins with the initial ones."""
+        S, B, H = initial.shape
+        states = empty_steps(S * (self.T + 1), B, H, initial.dtype).reshape(S, self.T + 1, B, H)
+        states[:, 0] = initial
+        return states
+
+    def before(self, states: Array) -> Array:
+        """Return the state that each step comes from, of the states of one kind, (T+1, B, H)."""
+        return states[:-1]
+
+    def after(self, states: Array) -> Array:
+        """Return the state that each step leads to, of the states of one kind, (T+1, B, H)."""
+        return states[1:]
+
+    def final(self, states: Array) -> Array:
+        """Return the states after the last steps, (S, B, H)."""
+        return states[:, -1]
+
+    def steps(self, array: Array) -> list[Array]:
+        """Return one view a step of an array of all steps."""
+        return list(array)
+
+    def steps_before(self, states: Array) -> list[Array]:
+        """Return, for each step, a view of the state that it comes from, of one kind."""
+        return list(states[:-1])
+
+    def scratch(self, array: Array) -> list[Array]:
+        """Return, for each step, the part of (B, ·) whose sequences are running: all of it."""
+        return [array] * self.T
+
+    def rows(self, array: Array) -> Array:
+        """Return an array of all steps as a matrix (N, ·)."""
+        return as_rows(array)
+
+    def from_rows(self, rows: Array) -> Array:
+        """Return a matrix (N, ·) as an array of all steps, a view."""
+        return rows.reshape(self.T, self.B, rows.shape[1])
+
+
+class Ragged:
+    """Sequences of different lengths: an array of all steps holds the valid ones only, (N, ·).
+
+    First every sequence's first step, then every second one, and so on, the longest sequence
+    first. So at step t the first `sizes[t]` rows of a state are still running, `sizes` never grows,
+    and the previous states of a step are always the head of the block before. The reverse direction
+    reads each sequence from its own end.
+
+    Parameters
+    ----------
+    T, B : int
+        Shape of the grid.
+    lengths : ndarray of int, shape (B,)
+        Valid steps of each sequence.
     reverse : bool
         Whether each sequence is read from its last valid step to its first.
 
@@ -37,77 +140,87 @@ class Packing:
         Number of valid steps, Σ sizes.
     """
 
-    def __init__(self, T: int, B: int, lengths: Array | None, reverse: bool) -> None:
+    def __init__(self, T: int, B: int, lengths: Array, reverse: bool) -> None:
         self.T, self.B = T, B
-        self.rows: Array | None = None  # (N,) places in the flattened grid; None: it as it is
-        self.order: Array | None = None  # (B,) sequences by falling length; None: as they are
-        if lengths is None:
-            self.sizes, self.N = [B] * T, T * B
-            if reverse:
-                self.rows = np.arange(T * B).reshape(T, B)[::-1].ravel()
-            return
-        self.order = np.argsort(-lengths, kind="stable")
+        self.order = np.argsort(-lengths, kind="stable")  # (B,) sequences by falling length
         falling = lengths[self.order]
         running = np.arange(T)[:, None] < falling  # (T, B)
         t, b = np.nonzero(running)  # (N,) each
         self.sizes = [n for n in running.sum(axis=1).tolist() if n]
         self.N = len(t)
-        self.rows = (falling[b] - 1 - t if reverse else t) * B + self.order[b]
+        # Places in the flattened grid.
+        self.places = (falling[b] - 1 - t if reverse else t) * B + self.order[b]  # (N,)
         # Places in the states of a run, which are the B initial ones and then one a row.
-        after = np.arange(self.N) + B  # the state that a row leads to
+        led_to = np.arange(self.N) + B  # the state that a row leads to
         starts = np.cumsum([0, *self.sizes])
-        self.before = after - np.array([B, *self.sizes])[t]  # (N,), the state that it comes from
+        self.come_from = led_to - np.array([B, *self.sizes])[t]  # (N,)
         self.last = np.where(falling > 0, starts[falling - 1] + B, 0) + np.arange(B)  # (B,)
 
-    def pack(self, grid: Array) -> Array:
+    def enter(self, grid: Array) -> Array:
         """Return the valid steps of a grid (T, B, ...) as rows (N, ...), C-contiguous."""
         flat = np.ascontiguousarray(grid.reshape(self.T * self.B, *grid.shape[2:]))
-        return flat if self.rows is None else flat.take(self.rows, axis=0)
+        return flat.take(self.places, axis=0)
 
-    def unpack(self, packed: Array) -> Array:
-        """Return the grid (T, B, ...) of the rows (N, ...), 0 where there is no valid step."""
-        flat = packed
-        if self.rows is not None:
-            flat = np.zeros((self.T * self.B, *packed.shape[1:]), packed.dtype)
-            flat[self.rows] = packed
-        return flat.reshape(self.T, self.B, *packed.shape[1:])
+    arrange = enter
 
-    def pack_state(self, state: Array) -> Array:
-        """Return states (..., B, H) with the longest sequence first; as they are if they are so."""
-        return state if self.order is None else state.take(self.order, axis=-2)
+    def leave(self, array: Array) -> Array:
+        """Return rows (N, ·) as a grid (T, B, ·), 0 where there is no valid step."""
+        flat = np.zeros((self.T * self.B, *array.shape[1:]), array.dtype)
+        flat[self.places] = array
+        return flat.reshape(self.T, self.B, *array.shape[1:])
 
-    def unpack_state(self, packed: Array) -> Array:
+    def enter_state(self, state: Array) -> Array:
+        """Return states (..., B, H) with the longest sequence first."""
+        return state.take(self.order, axis=-2)
+
+    def leave_state(self, state: Array) -> Array:
         """Return states (..., B, H) with the sequences where they were."""
-        if self.order is None:
-            return packed
-        state = np.empty_like(packed)
-        state[..., self.order, :] = packed
-        return state
+        own = np.empty_like(state)
+        own[..., self.order, :] = state
+        return own
 
-    def states_before(self, states: Array) -> Array:
-        """Return the state before each row, (N, H), from all states of a run, (B + N, H)."""
-        return states[: self.N] if self.order is None else states.take(self.before, axis=0)
+    def empty(self, width: int, dtype: DTypeLike) -> Array:
+        """Return a new array of all steps, (N, width)."""
+        return np.empty((self.N, width), dtype)
 
-    def final_state(self, states: Array) -> Array:
-        """Return the states after the last steps, (S, B, H), from all of a run, (S, B + N, H)."""
-        return states[:, self.N :] if self.order is None else states.take(self.last, axis=1)
+    def empty_states(self, initial: Array) -> Array:
+        """Return room for all states, (S, B + N, H), that begins with the initial ones."""
+        S, B, H = initial.shape
+        states = np.empty((S, B + self.N, H), initial.dtype)
+        states[:, :B] = initial
+        return states
 
-    def steps(self, packed: Array) -> list[Array]:
-        """Return one view a step of the rows (N, ...)."""
-        if self.order is None:
-            return list(packed.reshape(self.T, self.B, *packed.shape[1:]))
+    def before(self, states: Array) -> Array:
+        """Return the state that each row comes from, (N, H), of one kind, (B + N, H)."""
+        come_from: Array = states.take(self.come_from, axis=0)
+        return come_from
+
+    def after(self, states: Array) -> Array:
+        """Return the state that each row leads to, (N, H), of one kind, (B + N, H)."""
+        return states[self.B :]
+
+    def final(self, states: Array) -> Array:
+        """Return the states after the last steps, (S, B, H)."""
+        return states.take(self.last, axis=1)
+
+    def steps(self, array: Array) -> list[Array]:
+        """Return one view a step of the rows (N, ·)."""
         ends = np.cumsum(self.sizes).tolist()
-        return [packed[end - n : end] for n, end in zip(self.sizes, ends, strict=True)]
+        return [array[end - n : end] for n, end in zip(self.sizes, ends, strict=True)]
 
-    def heads(self, states: Array) -> list[Array]:
-        """Return, for each step, a view of the states that it comes from, of (B + N, H)."""
-        if self.order is None:
-            return self.steps(states[: self.N])
+    def steps_before(self, states: Array) -> list[Array]:
+        """Return, for each step, a view of the state that it comes from, of one kind."""
         starts = np.cumsum([0, self.B, *self.sizes]).tolist()
         return [states[start : start + n] for n, start in zip(self.sizes, starts, strict=False)]
 
     def scratch(self, array: Array) -> list[Array]:
-        """Return, for each step, a view of the rows of (B, ...) whose sequences are running."""
-        if self.order is None:
-            return [array] * self.T
+        """Return, for each step, the part of (B, ·) whose sequences are running."""
         return [array[:n] for n in self.sizes]
+
+    def rows(self, array: Array) -> Array:
+        """Return an array of all steps as a matrix (N, ·)."""
+        return array
+
+    def from_rows(self, rows: Array) -> Array:
+        """Return a matrix (N, ·) as an array of all steps."""
+        return rows

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _validation as check
 from .initializers import RECURRENT, uniform_params
-from .packing import Packing
+from .packing import packing
 from .scan import Run, Weights, scan, scan_backward
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ._validation import Array, Params, RandomSource
     from .cells import Cell
+    from .packing import Packing
 
 State = Any  # of what one passes: an array, a tuple of arrays or None; see `Recurrent.forward`
 
@@ -47,6 +48,11 @@ class Boundary(NamedTuple):
     def leave(self, grid: Array) -> Array:
         """Return a grid (T, B, ...) as the caller lays sequences out, a view."""
         return grid[:, 0] if self.unbatched else self.swap(grid)
+
+    def leave_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in which a grid (T, B, ...) leaves."""
+        T, B, *rest = shape
+        return (T, *rest) if self.unbatched else (B, T, *rest) if self.batch_first else shape
 
     def leave_state(self, state: Array) -> State:
         """Return a state (S, L, D, B, H) as the caller has it, in views."""
@@ -191,6 +197,22 @@ class Recurrent:
         TypeError, ValueError
             If a shape or dtype does not fit; the message says which, and what was expected.
         """
+        output, final, cache = self.run(x, state, lengths=lengths, rng=rng)
+        # The cache keeps the states; the caller gets a copy that can be changed without harm.
+        return np.array(output, order="C"), final, cache
+
+    def run(
+        self,
+        x: ArrayLike,
+        state: State = None,
+        *,
+        lengths: ArrayLike | None = None,
+        rng: RandomSource = None,
+    ) -> tuple[Array, State, Cache]:
+        """Do as `forward` does, without a copy: the output may be a view of what the cache holds.
+
+        For whoever reads the output, and does not change it or give it away.
+        """
         grid, states, packings, boundary = self._enter(x, state, lengths)
         rng = None if rng is None else check.generator(rng)
         layers = []
@@ -201,9 +223,7 @@ class Recurrent:
                 grid = grid * mask
             grid, states[:, k], runs = self._layer(k, grid, states[:, k], packings)
             layers.append(LayerCache(runs, mask))
-        # The cache keeps the states; the caller gets a copy that can be changed without harm.
-        output = np.array(boundary.leave(grid), order="C")
-        return output, boundary.leave_state(states), Cache(layers, boundary)
+        return boundary.leave(grid), boundary.leave_state(states), Cache(layers, boundary)
 
     def backward(
         self, d_output: ArrayLike | None, d_state: State, cache: Cache
@@ -257,14 +277,14 @@ class Recurrent:
     ) -> tuple[Array, Array, list[Run]]:
         """Run layer k over (T, B, in) from states (S, D, B, H): output, final states and runs."""
         halves, finals, runs = [], [], []
-        for direction, packing in enumerate(packings):
-            x, initial = packing.pack(grid), packing.pack_state(states[:, direction])
-            output, final, run = scan(self.cell, self._weights(k, direction), packing, x, initial)
-            halves.append(packing.unpack(output))
-            finals.append(packing.unpack_state(final))
+        for direction, packed in enumerate(packings):
+            x, initial = packed.enter(grid), packed.enter_state(states[:, direction])
+            output, final, run = scan(self.cell, self.weights(k, direction), packed, x, initial)
+            halves.append(packed.leave(output))
+            finals.append(packed.leave_state(final))
             runs.append(run)
         output = halves[0] if len(halves) == 1 else np.concatenate(halves, axis=2)
-        return output, np.stack(finals, axis=1), runs
+        return output, _side_by_side(finals), runs
 
     def _layer_backward(
         self, k: int, d_grid: Array, d_states: Array, runs: list[Run]
@@ -273,18 +293,18 @@ class Recurrent:
         d_inputs, d_initials = [], []
         grads: Params = {}
         for direction, run in enumerate(runs):
-            packing = run.packing
+            packed = run.packing
             half = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
-            d_output = packing.pack(d_grid[..., half])
-            d_final = packing.pack_state(d_states[:, direction])
+            d_output = packed.arrange(d_grid[..., half])
+            d_final = packed.enter_state(d_states[:, direction])
             d_x, d_initial, d_weights = scan_backward(self.cell, run, d_output, d_final)
             if d_x is not None:
-                d_inputs.append(packing.unpack(d_x))
-            d_initials.append(packing.unpack_state(d_initial))
+                d_inputs.append(packed.leave(d_x))
+            d_initials.append(packed.leave_state(d_initial))
             named = zip(self._keys(k, direction), d_weights, strict=False)
             grads |= {key: gradient for key, gradient in named if gradient is not None}
         d_input = functools.reduce(np.add, d_inputs) if d_inputs else None
-        return d_input, np.stack(d_initials, axis=1), grads
+        return d_input, _side_by_side(d_initials), grads
 
     def _keys(self, k: int, direction: int) -> list[str]:
         """Return the names of one layer's parameters in one direction, in the order of Weights."""
@@ -292,7 +312,8 @@ class Recurrent:
         kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]
         return [f"{kind}_{place}" for kind in kinds]
 
-    def _weights(self, k: int, direction: int) -> Weights:
+    def weights(self, k: int, direction: int = 0) -> Weights:
+        """Return the parameters of one layer in one direction."""
         return Weights(*(self.params[key] for key in self._keys(k, direction)))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -324,7 +345,7 @@ class Recurrent:
         initial = self._check_state("state", state, B, boundary)
         if given.dtype.kind == "c":
             initial = initial.astype(np.result_type(initial, given), copy=False)
-        packings = [Packing(T, B, lengths, reverse=d == 1) for d in range(self.num_directions)]
+        packings = [packing(T, B, lengths, reverse=d == 1) for d in range(self.num_directions)]
         return grid, initial, packings, boundary
 
     def _check_input(self, x: ArrayLike) -> tuple[Array, int]:
@@ -380,8 +401,8 @@ class Recurrent:
         if not isinstance(cache, Cache):
             raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
         boundary, run = cache.boundary, cache.layers[-1].runs[0]
-        H = run.states.shape[2]
-        made = (len(cache.layers), len(cache.layers[-1].runs), H, run.gates.shape[1] // H)
+        H = run.weights.hh.shape[1]
+        made = (len(cache.layers), len(cache.layers[-1].runs), H, len(run.weights.hh) // H)
         own = (self.num_layers, self.num_directions, self.hidden_size, self.cell.num_gates)
         if made != own:
             raise ValueError(f"cache must come from this layer, (L, D, H, G) = {own}; got {made}")
@@ -392,8 +413,8 @@ class Recurrent:
             d_grid = np.zeros(grid_shape, d_states.dtype)
         else:
             given = check.float_array("d_output", d_output)
-            own = boundary.leave(np.broadcast_to(0.0, grid_shape)).shape
-            check.shape("d_output", given, f"of the output, {own}", given.shape == own)
+            expected = boundary.leave_shape(grid_shape)
+            check.shape("d_output", given, f"of the output, {expected}", given.shape == expected)
             check.same_precision("d_output", given, self._dtype)
             d_grid = boundary.enter(given)
         dtype = np.result_type(d_grid, d_states, run.states)
@@ -426,12 +447,24 @@ class Recurrent:
         return f"{type(self).__name__}({', '.join([sizes, *others])})"
 
 
+def _side_by_side(states: list[Array]) -> Array:
+    """Return the states (S, B, H) of each direction as (S, D, B, H)."""
+    return states[0][:, None] if len(states) == 1 else np.stack(states, axis=1)
+
+
+def as_parts(state: State) -> list[Array]:
+    """Return what a state is made of: itself, or the arrays of a tuple."""
+    return list(state) if isinstance(state, tuple) else [state]
+
+
 def dropout_mask(grid: Array, probability: float, rng: np.random.Generator) -> Array:
     """Return 0 with the given probability and else 1 / (1 - probability), in the grid's shape.
 
     Srivastava et al. (2014), "Dropout". Drawn in single precision whatever the grid's type, so that
     float32, float64 and complex numbers meet the same mask.
     """
-    kept = rng.random(grid.shape, np.float32) >= probability
-    mask: Array = kept * np.asarray(1 / (1 - probability), grid.real.dtype)
+    mask = np.empty_like(grid.real)
+    in_memory = mask.transpose(np.argsort(mask.strides, kind="stable")[::-1])
+    in_memory[...] = rng.random(in_memory.shape, np.float32) >= probability
+    mask *= 1 / (1 - probability)
     return mask

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _validation as check
 from ._validation import NonFiniteError
-from .batching import random_batches, sequential_batches
+from .batching import check_ids, let_go, random_batches, sequential_batches
 from .clipping import clip_grad_norm
 from .optim import SGD
 
@@ -128,6 +128,7 @@ def train(
     max_norm: float = 1.0,
     order: str = "sequential",
     validation: ArrayLike | None = None,
+    recompute_every: int | str | None = None,
     per: str = "epoch",
     position: Position | None = None,
     rng: RandomSource = None,
@@ -156,6 +157,8 @@ def train(
         drawn at random, and each starts from zero.
     validation : array_like of int, shape (any,), optional
         Tokens to score at the end of each epoch; see `evaluate`.
+    recompute_every : int or "auto", optional
+        For windows of very many steps; see `LanguageModel.loss_and_grads`.
     per : {"epoch", "step"}
         How often to report.
     position : Position, optional
@@ -194,7 +197,7 @@ def train(
     batches_of = {"sequential": sequential_batches, "random": random_batches}
     make_batches = batches_of[check.choice("order", order, tuple(batches_of))]
     make_batches(sequence, batch_size, num_steps, rng=0)  # refuses what does not fit, before a step
-    check.index_array("tokens", sequence, model.vocab_size, "vocab_size")
+    check_ids("tokens", sequence, model.vocab_size, "vocab_size")
     held_out = None if validation is None else _checked_sequence("validation", validation, model)
     if max_steps is not None:
         max_steps = check.integer("max_steps", max_steps)
@@ -219,6 +222,7 @@ def train(
         optimizer,
         schedule=lr if callable(lr) else None,
         max_norm=max_norm,
+        recompute_every=recompute_every,
         carry_state=order == "sequential",
         epochs=check.integer("epochs", epochs),
         max_steps=math.inf if max_steps is None else max_steps,
@@ -237,6 +241,7 @@ def _steps(
     *,
     schedule: Callable[[int], float] | None,
     max_norm: float,
+    recompute_every: int | str | None,
     carry_state: bool,
     epochs: int,
     max_steps: float,
@@ -254,7 +259,9 @@ def _steps(
                 return
             if schedule is not None:
                 optimizer.lr = schedule(step)
-            loss, grads, state = model.loss_and_grads(inputs, targets, state, rng=rng)
+            loss, grads, state = model.loss_and_grads(
+                inputs, targets, state, rng=rng, recompute_every=recompute_every
+            )
             try:
                 norm = clip_grad_norm(grads, max_norm)
             except NonFiniteError as error:
@@ -284,10 +291,11 @@ def _go_on(
     if position.epoch_rng is None or position.rng is None:
         position.epoch_rng = rng.bit_generator.state
         return batches(0)
-    rng.bit_generator.state = position.epoch_rng  # draws once more what it drew then
+    rng.bit_generator.state = position.epoch_rng
     remaining = batches(position.batch)
+    first = next(remaining)  # draws once more what was drawn then
     rng.bit_generator.state = position.rng
-    return remaining
+    return itertools.chain([first], remaining)
 
 
 def _move(position: Position, state: State, rng: np.random.Generator, *, is_last: bool) -> None:
@@ -353,10 +361,12 @@ def evaluate(model: LanguageModel, tokens: ArrayLike, *, num_steps: int = 512) -
         window = sequence[start : start + num_steps + 1]
         loss, state = model.loss(window[:-1], window[1:], state)
         total += float(loss) * (len(window) - 1)
+        let_go(sequence)
     return total / (len(sequence) - 1)
 
 
 def _checked_sequence(name: str, tokens: ArrayLike, model: LanguageModel) -> Array:
-    sequence = check.index_array(name, tokens, model.vocab_size, "vocab_size")
+    sequence = tokens if isinstance(tokens, np.ndarray) else check.array(name, tokens)
     check.shape(name, sequence, "(N,), N at least 2", sequence.ndim == 1 and len(sequence) > 1)
+    check_ids(name, sequence, model.vocab_size, "vocab_size")
     return sequence

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nprnn import random_batches, sequential_batches
+from nprnn.batching import check_ids
 from nprnn.testing import seeds
 
 SIZES = {"batch_size": st.integers(1, 6), "num_steps": st.integers(1, 7)}
@@ -124,3 +125,26 @@ def test_wrong_arguments_are_refused_at_the_call(batches, arguments, error, word
     with pytest.raises(error) as caught:
         batches(*arguments)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_memory_map_is_read_and_unmapped_window_by_window(tmp_path):
+    """What is resident of a map stays far below its size, though all of it is read."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "ids"
+    np.tile(np.arange(200, dtype=np.uint8), 1_000_000).tofile(path)  # 200 MB
+    tokens = np.memmap(path, np.uint8, "r")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    check_ids("tokens", tokens, 200, "vocab_size")
+    for inputs, targets in itertools.islice(sequential_batches(tokens, 400, 5000), 100):
+        assert (targets == (inputs + 1) % 200).all()
+    with pytest.raises(ValueError, match=r"tokens must be integers in 0 .. vocab_size-1 = 198"):
+        check_ids("tokens", tokens, 199, "vocab_size")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 120_000  # KiB
+
+
+def test_unmapping_leaves_changes_alone(tmp_path):
+    path = tmp_path / "ids"
+    np.zeros(10_000, np.uint8).tofile(path)
+    own = np.memmap(path, np.uint8, "c")
+    own[:] = 7
+    assert next(iter(sequential_batches(own, 2, 50)))[0].min() == 7

@@ -86,7 +86,9 @@ def test_a_cell_refuses_and_shows_itself():
 
 
 def test_another_activation_is_a_row_in_the_table(monkeypatch):
-    softplus = cells.Activation(lambda a: np.log1p(np.exp(a), out=a), lambda h: 1 - np.exp(-h))
+    softplus = cells.Activation(
+        lambda a, out: np.log1p(np.exp(a), out=out), lambda h: 1 - np.exp(-h)
+    )
     monkeypatch.setitem(cells.ACTIVATIONS, "softplus", softplus)
     rng = np.random.default_rng(0)
     layer = RNN(2, 3, 2, "softplus", bidirectional=True, dtype=np.float64, rng=rng)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nprnn import Vocabulary, one_hot, read_text
+from nprnn import Vocabulary, encode_file, encoding, one_hot, read_text
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.sampled_from([np.float32, np.float64, bool]))
@@ -171,3 +171,64 @@ def test_odd_arguments_are_named():
 def test_repr_is_short():
     assert repr(Vocabulary("ba")) == "<Vocabulary of 2 characters: 'a', 'b'>"
     assert len(repr(Vocabulary("".join(map(chr, range(1000)))))) < 100
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_file_is_encoded_block_by_block_as_its_text_is(tmp_path, monkeypatch, newline):
+    text = "\ufeffzoë 漢字 🙂 end\nof line\n\n" * 40
+    path = tmp_path / "book.txt"
+    path.write_bytes(text.replace("\n", newline).encode("utf-8"))
+    whole = read_text(path)
+    assert whole == text[1:]
+    for size in (1, 2, 3, 7, 1 << 20):  # cuts characters and line ends in two
+        monkeypatch.setattr(encoding, "_BLOCK", size)
+        tokens, vocabulary = encode_file(path)
+        assert read_text(path) == whole
+        assert vocabulary.tokens == Vocabulary(whole).tokens
+        assert vocabulary.frequencies == Vocabulary(whole).frequencies
+        np.testing.assert_array_equal(tokens, Vocabulary(whole).encode(whole))
+        assert isinstance(tokens, np.memmap)
+        assert (tokens.dtype, tokens.flags.writeable) == (np.uint8, False)
+
+
+def test_encoding_a_file_with_a_vocabulary_of_ones_own_into_a_file_of_ones_own(tmp_path):
+    path, out = tmp_path / "book.txt", tmp_path / "ids"
+    path.write_text("abcabx" * 10, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"'x' .* at position 5: it is not among the 3"):
+        encode_file(path, Vocabulary("abc"))
+    tokens, _ = encode_file(path, Vocabulary("abc", unknown="?"), out=out)
+    assert out.read_bytes() == tokens.tobytes() == bytes([1, 2, 3, 1, 2, 0] * 10)
+    with pytest.raises(ValueError, match="one of characters"):
+        encode_file(path, Vocabulary(["two", "words"]))
+
+
+def test_many_characters_need_a_wider_type(tmp_path):
+    path = tmp_path / "many.txt"
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
+    path.write_text(text, encoding="utf-8")
+    tokens, vocabulary = encode_file(path)
+    assert tokens.dtype == np.uint16
+    assert vocabulary.decode(tokens) == text
+
+
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"abc\xffdef", "byte 0xff at position 3"),
+        ("äö€".encode()[:-1], "byte 0xe2 at position 4"),
+        (b"abcde\0f", "NUL byte at position 5"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_bad_byte_is_named_wherever_blocks_end(tmp_path, monkeypatch, size, data, words):
+    monkeypatch.setattr(encoding, "_BLOCK", size)
+    path = tmp_path / "bad.txt"
+    path.write_bytes(data)
+    for read in (read_text, encode_file):
+        with pytest.raises(ValueError, match=words):
+            read(path)
+
+
+def test_frequencies_make_a_vocabulary():
+    assert Vocabulary(Counter(b=2, a=3), min_freq=3).tokens == ["a"]

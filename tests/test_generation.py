@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nprnn
 from nprnn.generation import sampler
+from nprnn.stepping import Stepper
 from nprnn.testing import seeds
 
 
@@ -67,3 +69,27 @@ def test_a_draw_takes_one_number_and_greedy_none():
     sampler(top_k=3, top_p=0.9)(LOGITS, rng)
     same.random()
     assert rng.random() == same.random()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"embedding_size": 3}])
+def test_steps_are_those_of_the_layers(cell, options):
+    model = nprnn.LanguageModel(5, 6, cell=cell, dtype=np.float64, rng=0, **options)
+    rng = np.random.default_rng(1)
+    model = model.with_params({k: rng.normal(size=v.shape) for k, v in model.params.items()})
+    ids = rng.integers(0, 5, 12)
+    inputs = model.params["embedding.weight"][ids] if "embedding_size" in options else ids
+    expected, _ = model.rnn(inputs)
+    _, state = model.rnn(inputs[:4])
+    for start, begin in [(0, None), (4, state)]:
+        step = Stepper(model.rnn, begin)
+        for t in range(start, 12):
+            x = inputs[t] if inputs.ndim > 1 else int(inputs[t])
+            np.testing.assert_allclose(step(x), expected[t], rtol=0, atol=1e-14)
+
+
+def test_steps_without_bias():
+    layer = nprnn.GRU(3, 4, bias=False, dtype=np.float64, rng=0)
+    step = Stepper(layer)
+    for t, expected in enumerate(layer([2, 0, 1, 1])[0]):
+        np.testing.assert_allclose(step([2, 0, 1, 1][t]), expected, rtol=0, atol=1e-15)

@@ -1,0 +1,49 @@
+"""How the steps of a batch lie in memory, and how many steps become one matrix.
+
+An array of steps (T, B, K) is column-major within a step where the memory holds (T, K, B). The
+functions here are all that depends on it; everything else works on either order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from ._validation import Array
+
+
+def empty_steps(T: int, B: int, K: int, dtype: DTypeLike) -> Array:
+    """Return a new array (T, B, K), column-major within a step."""
+    return np.empty((T, K, B), dtype).swapaxes(1, 2)
+
+
+def wider(array: Array, times: int) -> Array:
+    """Return a new array (..., times * K), laid out as one (..., K)."""
+    *lead, K = array.shape
+    if len(lead) == 2:
+        T, B = lead
+        return empty_steps(T, B, times * K, array.dtype)
+    return np.empty((*lead, times * K), array.dtype)
+
+
+def as_rows(array: Array) -> Array:
+    """Return (..., K) as a matrix (N, K), moving as little memory as possible.
+
+    Of steps that are column-major it is column-major too: B numbers at a time stay together, where
+    the other order would be a transposition, number by number.
+    """
+    K = array.shape[-1]
+    if array.ndim == 3 and array.strides[1] == array.itemsize < array.strides[2]:
+        return np.ascontiguousarray(array.transpose(2, 0, 1)).reshape(K, -1).T
+    return np.ascontiguousarray(array).reshape(-1, K)
+
+
+def multiply_rows(rows: Array, matrix: Array) -> Array:
+    """Return rows @ matrix, column-major if the rows are."""
+    order: Any = "C" if rows.flags.c_contiguous else "F"
+    product = np.empty((len(rows), matrix.shape[1]), np.result_type(rows, matrix), order)
+    return np.matmul(rows, matrix, out=product)

@@ -1,0 +1,69 @@
+"""One sequence, one step at a time: what generation asks for.
+
+The same cells as in `scan`, over arrays that are made once. A step of one sequence is short, so
+what counts is the number of calls, and that no weight is copied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .stack import as_parts
+
+if TYPE_CHECKING:
+    from .stack import Recurrent, State
+
+
+class Stepper:
+    """The layers of one direction, over one sequence; each call reads one input.
+
+    It holds the state. The parameters are not copied: change none while it is in use.
+
+    Parameters
+    ----------
+    layers : Recurrent
+        Of one direction.
+    state : ndarray of shape (L, H), or the tuple of such; optional
+        Where to begin; zeros without it.
+    """
+
+    def __init__(self, layers: Recurrent, state: State = None) -> None:
+        self.cell = layers.cell
+        H, W = layers.hidden_size, layers.params["weight_hh_l0"]
+        S, G, K = self.cell.num_states, self.cell.num_gates, self.cell.num_kept
+        begin = np.zeros((S, layers.num_layers, H), W.dtype)
+        if state is not None:
+            begin[...] = as_parts(state)
+        self._gates, self._hidden = np.empty((2, 1, G * H), W.dtype)
+        self._kept = np.empty((1, K * H), W.dtype)
+        self._layers = []
+        for k in range(layers.num_layers):
+            weights = layers.weights(k)
+            b_ih, b_hh = weights.b_ih, weights.b_hh
+            bias = 0 if b_ih is None or b_hh is None else self.cell.input_bias(b_ih, b_hh)
+            # Two places for the states: a step reads one and writes the other.
+            places = [list(begin[:, k, None]), list(np.empty((S, 1, H), W.dtype))]  # S of (1, H)
+            self._layers.append((weights, bias, places))
+
+    def __call__(self, x: Any) -> Any:
+        """Read an input, (I,), or an integer for a one-hot one; return the last layer's h, (H,).
+
+        A view of the state: valid until the next step.
+        """
+        cell, gates, hidden, kept = self.cell, self._gates, self._hidden, self._kept
+        row, hidden_row = gates[0], hidden[0]
+        for weights, bias, places in self._layers:
+            before, after = places
+            if isinstance(x, int):
+                np.add(weights.ih[:, x], bias, row)
+            else:
+                np.dot(weights.ih, x, row)
+                np.add(row, bias, row)
+            cell.keep(kept, weights.b_hh)
+            np.dot(weights.hh, before[0][0], hidden_row)
+            cell.forward(gates, hidden, kept, before, after)
+            places.reverse()
+            x = after[0][0]
+        return x
