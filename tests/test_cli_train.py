@@ -145,6 +145,26 @@ def test_a_second_training_has_a_folder_of_its_own(book, capsys):
     assert "going on with book-2" in err
 
 
+def test_an_end_between_two_saves_loses_no_best_one(book, capsys, monkeypatch):
+    """Whatever is written last before the plug is pulled, the rest comes again after it."""
+    settings = ["train", book, *SMALL, "--epochs", "2"]
+    run(capsys, *settings, "--checkpoint", "whole")
+    save, written = checkpoint.save, []
+
+    def save_once(path, one):
+        written.append(Path(path).name)
+        if written[-2:-1] == [checkpoint.BEST]:
+            raise OSError("the plug is pulled")
+        save(path, one)
+
+    monkeypatch.setattr(checkpoint, "save", save_once)
+    assert run(capsys, *settings, "--checkpoint", "parts")[0] == 2
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert written[1] == checkpoint.BEST
+    assert run(capsys, *settings, "--checkpoint", "parts", "--resume")[0] == 0
+    assert content("whole") == content("parts")
+
+
 def test_init_from_takes_the_weights_and_the_vocabulary(book, capsys):
     run(capsys, "train", book, *SMALL, "--cell", "gru", "--steps", "30", "--quiet")
     source = checkpoint.load(checkpoint.latest("book"))

@@ -109,7 +109,9 @@ def test_a_run_out_of_time_says_so(book):
 
 
 def test_validation_perplexity_falls_and_beats_guessing(book):
-    result = run(book, "--hidden-size", "32", "--lr", "0.02", "--length", "9", "--max-seconds", "20")
+    result = run(
+        book, "--hidden-size", "32", "--lr", "0.02", "--length", "9", "--max-seconds", "20"
+    )
     table = rows(result.stderr)
     assert float(table[-1][5]) < 2 < 10 < float(table[0][3])
 

@@ -205,18 +205,14 @@ def _train(
                     stop = f"{max_seconds:g} s"
                 if stop is None and record.step == end < training.total_steps:
                     stop = f"step {end}"
-                due = (
-                    record.step % int(every) == 0
-                    if every
-                    else record.validation_loss is not None or now - saved > MINUTE
-                )
+                validated = record.validation_loss is not None
+                if validated and record.validation_loss == checkpoint.best_loss:
+                    # First: who goes on from an older step comes by here again, from this one not.
+                    folder.save_best(checkpoint)
+                due = record.step % int(every) == 0 if every else validated or now - saved > MINUTE
                 if due or stop is not None or record.step == end:
                     folder.save(checkpoint)
                     saved = now
-                if record.validation_loss is not None and (
-                    record.validation_loss == checkpoint.best_loss
-                ):
-                    folder.save_best(checkpoint)
                 if stop is not None:
                     return stop
     except _validation.NonFiniteError as error:
