@@ -19,7 +19,7 @@ import numpy as np
 import peers
 
 import nprnn
-from nprnn.layout import as_rows, empty_steps
+from nprnn.layout import as_rows, column_major, empty_steps
 from nprnn.losses import softmax_cross_entropy
 from nprnn.scan import project
 
@@ -56,7 +56,7 @@ def calls(cell_name, point):
     d_gates, *factors = cell.local_derivatives(gates, kept, before, after)
     d_hidden, d_states = cell.hidden_side(d_gates), filled(S, B, H)
     rows, h_rows = as_rows(cell.hidden_side(d_gates)), as_rows(before[0])
-    W_copy, logits = np.asfortranarray(W), model(inputs)[0]
+    W_copy, logits = column_major(W, W.dtype), model(inputs)[0]
     d_logits = softmax_cross_entropy(logits, targets)[1]
     grads = {name: value.copy() for name, value in params.items()}
     optimizer = nprnn.SGD(params, lr=0.0)
@@ -85,7 +85,7 @@ def calls(cell_name, point):
             None,
             lambda: nprnn.embedding.sum_by_class(rows, inputs.ravel(), V),
         ),
-        ("copy of W_hh", 1, None, lambda: np.asfortranarray(W)),
+        ("copy of W_hh", 1, None, lambda: column_major(W, W.dtype)),
         ("read-out forward", 1, 2 * N * H * V, lambda: h_rows @ W_ho.T),
         ("read-out backward", 2, 2 * N * H * V, lambda: d_logits.reshape(N, V).T @ h_rows),
         ("softmax, loss", 1, None, lambda: softmax_cross_entropy(logits, targets)),

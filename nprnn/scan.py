@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .embedding import sum_by_class
-from .layout import empty_steps, multiply_rows
+from .layout import column_major, empty_steps, multiply_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tup
         for factor in cell.local_derivatives(gates, kept, before, after)
     )  # f'(a), which the loop makes d_a
     # Used once a step: worth a copy in the order that BLAS reads fastest.
-    W = np.asarray(weights.hh, dtype, order="C" if B == 1 else "F")  # (G*H, H)
+    W = weights.hh.astype(dtype, copy=False) if B == 1 else column_major(weights.hh, dtype)
     d_states = empty_steps(len(d_final), B, H, dtype)  # of the states after a step
     d_states[...] = d_final
     carried = empty_steps(1, B, H, dtype)[0]  # what reaches h from later steps
