@@ -92,7 +92,7 @@ def not_empty(text: str) -> str:
 
 
 CELLS = ("rnn", "gru", "lstm")
-LEARNING_RATES = {"sgd": 0.3, "adagrad": 0.02, "rmsprop": 0.002, "adam": 0.003, "adamw": 0.003}
+LEARNING_RATES = {"sgd": 0.3, "adagrad": 0.02, "rmsprop": 0.002, "adam": 0.006, "adamw": 0.006}
 SCHEDULES = ("cosine", "constant", "step", "exponential")
 ORDERS = ("sequential", "random")
 BUDGET = 5_000_000  # characters to train on by default, so that small and large texts take alike
@@ -105,8 +105,8 @@ def _listed(choices: Iterable[str]) -> str:
 
 # What decides the weights that come out; `nprnn train --resume` takes it from the checkpoint.
 SETTINGS = (
-    Option("--cell", "rnn", str, _listed(CELLS), "CELL", CELLS),
-    Option("--hidden-size", 256, whole(1), "units in a layer", "H"),
+    Option("--cell", "gru", str, _listed(CELLS), "CELL", CELLS),
+    Option("--hidden-size", 128, whole(1), "units in a layer", "H"),
     Option("--num-layers", 1, whole(1), "layers", "L"),
     Option("--dropout", 0.0, part, "part of each layer's output that is left out", "P"),
     Option("--batch-size", 16, whole(1), "sequences in a batch", "B"),
