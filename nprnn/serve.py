@@ -452,7 +452,7 @@ class PageServer(http.server.ThreadingHTTPServer):
         self._places.release()
 
     def shutdown(self) -> None:
-        """End `serve_forever`, and what is being written."""
+        """End `serve_forever`; what is being written goes on until `server_close`."""
         self.closing = True
         super().shutdown()
 
@@ -515,9 +515,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._answer()
         except RefusalError as refusal:
             self._refuse(refusal)
-        except OSError:
-            pass  # the client has gone
-        except Exception:
+        except Exception:  # to a client that has gone nothing can be said
             if not self.begun:
                 self._refuse(RefusalError(500, "something went wrong in the server"))
 
@@ -558,8 +556,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         network = self.server.network
         steps = network.write(prefix, order.draw, np.random.default_rng(order.seed))
         for step in itertools.islice(steps, order.length):
-            if self.server.closing:
-                return
             if not (np.isfinite(step.given).all() and np.isfinite(step.hidden).all()):
                 self._line({"error": "the network's numbers are no longer finite"})
                 return
