@@ -290,7 +290,7 @@ class RefusalError(Exception):
         self.status, self.headers = status, headers or {}
 
 
-def read_order(body: bytes) -> Order:
+def read_order(body: bytearray) -> Order:
     """Return what a request's body asks for, or refuse it with a sentence."""
     try:
         fields = _read_object(body)
@@ -308,7 +308,7 @@ def read_order(body: bytes) -> Order:
     return Order(prefix, length, seed, draw)
 
 
-def _read_object(body: bytes) -> dict[str, Any]:
+def _read_object(body: bytearray) -> dict[str, Any]:
     """Read strict JSON: UTF-8, no NaN, no key twice, and none that means nothing."""
     try:
         value = json.loads(
@@ -591,7 +591,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         return int(given[0])
 
-    def _body(self, length: int) -> bytes:
+    def _body(self, length: int) -> bytearray:
         body, deadline = bytearray(), time.monotonic() + PATIENCE
         while len(body) < length:
             try:
@@ -601,7 +601,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if not part or time.monotonic() > deadline:
                 raise RefusalError(408, f"{length} bytes were announced, {len(body)} came in time")
             body += part
-        return bytes(body)
+        return body
 
     # What goes out
 
