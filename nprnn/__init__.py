@@ -75,7 +75,7 @@ __all__ = [
 
 # What few programs need is loaded when it is first asked for: functions by the module they are in.
 _ON_REQUEST = {"diagnose": "diagnosis", "worked_example": "worked"}
-_MODULES_ON_REQUEST = ("checkpoint", "course", "interop", "testing", "weights")
+_MODULES_ON_REQUEST = ("checkpoint", "course", "interop", "serve", "testing", "weights")
 
 
 def __getattr__(name: str) -> Any:
