@@ -78,7 +78,7 @@ def summed_cross_entropy(
     probabilities = np.exp(shifted, out=shifted)
     totals = probabilities.sum(axis=1, keepdims=True)  # (N, 1)
     count = len(places) if count is None else count
-    loss = (np.log(totals[:, 0]) - at_target).sum() / count
+    loss = (np.log(totals[:, 0]) - at_target).sum() / rows.dtype.type(count)
 
     # d_o = (p - one_hot(target)) / N
     scale = 1 / count
@@ -130,7 +130,7 @@ def summed_squared_error(
         raise ValueError("prediction is empty: the mean over nothing is undefined")
     error = guess.reshape(-1, K)[chosen] - truth.reshape(-1, K)[chosen]  # (N, K)
     size = error.size if count is None else count * K
-    loss = (error * error).sum() / size
+    loss = (error * error).sum() / error.dtype.type(size)
     return loss, _spread(error * (2 / size), chosen, guess.shape)
 
 

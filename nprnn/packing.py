@@ -48,7 +48,9 @@ class Dense:
         self.T, self.B, self.reverse = T, B, reverse
 
     def enter(self, grid: Array) -> Array:
-        """Return the input, (T, B, ...), in the order in which it is read, a view."""
+        """Return the input, (T, B, ...), in the order in which it is read: a view, if BLAS can."""
+        if grid.itemsize not in grid.strides[1:]:
+            grid = np.ascontiguousarray(grid)
         return grid[::-1] if self.reverse else grid
 
     def arrange(self, grid: Array) -> Array:

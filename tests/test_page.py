@@ -29,9 +29,11 @@ def serving(model=MODEL, vocabulary=VOCABULARY, **options):
     with serve.make_server(model, vocabulary, **options) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +352,22 @@ def test_unlikely_characters_stand_out(page):
     shades = [alpha(shade) for shade in shades_of(page)]
     given = [step["token"][1] for step in steps_of("the ", 300, seed=1)]
     np.testing.assert_allclose(shades, np.minimum(1, -np.log2(given) / 10) / 2, atol=0.02)
+
+
+def test_a_colour_counts_for_what_is_still_to_come(page):
+    page.select_option("#colour", "surprise")
+    write(page)
+    given = [step["token"][1] for step in steps_of("the ", 60, seed=1)]
+    shades = [alpha(shade) for shade in shades_of(page)]
+    np.testing.assert_allclose(shades, np.minimum(1, -np.log2(given) / 10) / 2, atol=0.02)
+
+
+def test_night_falls_while_the_page_is_open(page, open_page, server):
+    write(page)
+    page.emulate_media(color_scheme="dark")
+    dark = open_page(server, scheme="dark")
+    write(dark)
+    np.testing.assert_array_equal(pixels(page, 0), pixels(dark, 0))
 
 
 def test_everything_goes_with_the_keyboard(page):
