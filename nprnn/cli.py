@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import exercise, inspect, sample, score, train
+from .commands import exercise, inspect, plot, sample, score, train
 from .commands.console import note
 from .commands.options import Formatter
 
@@ -67,6 +67,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("train a network on a text file", train.define),
     "sample": ("let a trained network write", sample.define),
     "score": ("tell how well a trained network predicts a text", score.define),
+    "plot": ("draw pictures of a training and of what was learnt", plot.define),
     "inspect": ("show what a checkpoint holds", inspect.define),
     "exercise": (
         "write backpropagation through time yourself, and have it checked",
