@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import threading
 
-from ..checkpoint import latest, load
 from .console import note, write
 from .options import Option, add, whole
-from .sample import add_checkpoint
+from .sample import add_checkpoint, opened
 
 PORT = Option("--port", 0, whole(0), "of 127.0.0.1, to listen on", "P", shown="one that is free")
 
@@ -28,9 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C; return the exit status."""
     from ..serve import serve_forever
 
-    path = latest(options.checkpoint)
-    checkpoint = load(path)
-    note(f"{path}, step {checkpoint.position.step}")
+    path, checkpoint = opened(options.checkpoint)
 
     def on_ready(url: str) -> None:
         write(url)
