@@ -104,6 +104,12 @@ class Checkpoint:
     best_loss: float | None = None
     versions: dict[str, str] = field(default_factory=lambda: _versions())
 
+    @property
+    def is_past_its_best(self) -> bool:
+        """Whether an earlier step predicted the held-out text better than the last that did."""
+        losses = [p.validation_loss for p in self.history if p.validation_loss is not None]
+        return bool(losses) and self.best_loss is not None and losses[-1] > self.best_loss
+
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Write a checkpoint, as a whole or not at all; see `nprnn.weights.save`.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import exercise, inspect, plot, sample, score, train
+from .commands import exercise, inspect, plot, sample, score, serve, train
 from .commands.console import note
 from .commands.options import Formatter
 
@@ -69,6 +69,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "score": ("tell how well a trained network predicts a text", score.define),
     "plot": ("draw pictures of a training and of what was learnt", plot.define),
     "inspect": ("show what a checkpoint holds", inspect.define),
+    "serve": ("open a page to play with a trained network", serve.define),
     "exercise": (
         "write backpropagation through time yourself, and have it checked",
         exercise.define,

@@ -105,7 +105,8 @@ def make_server(
     try:
         return PageServer(network, port)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on port {port}: {error.strerror}") from None
+        reason = f"cannot listen on port {port}: {error.strerror}; 0 takes one that is free"
+        raise OSError(error.errno, reason) from None
 
 
 def serve_forever(

@@ -204,7 +204,7 @@ def test_init_from_takes_the_weights_and_the_vocabulary(book, capsys):
         (["sample", "--top-p", "2"], "--top-p: must be at most 1"),
         (["sample", "--stop", ""], "--stop: must not be empty"),
         (["score", "book.txt"], "there is no checkpoint here"),
-        (["inspect", "book.txt"], "book.txt: "),
+        (["inspect", "book.txt"], "not a checkpoint: book.txt: "),
     ],
 )
 def test_wrong_use_is_one_sentence(book, capsys, arguments, words):
@@ -531,3 +531,49 @@ def test_colours_only_on_a_terminal_and_never_with_no_color(monkeypatch):
 
 def test_what_moves_the_cursor_is_not_written_to_a_line():
     assert console.one_line("a\nb\x1b[2J\tc") == "a⏎b�[2J�c"
+
+
+def test_lines_are_cut_by_columns():
+    text = "ab人之é\u0301\u200d☃😀"
+    assert [console.columns(char) for char in text] == [1, 1, 2, 2, 1, 0, 0, 1, 2]
+    assert console.beginning(text, 5) == "ab人"
+    assert console.beginning(text, 100) == text
+    assert console.ending("abc人之", 4) == "人之"
+    assert console.ending("abc人之", 6) == "bc人之"
+    assert console.ending("人之", 5) == " 人之"
+    assert console.one_line("👩\u200d👧") == "👩\u200d👧"
+
+
+def test_passages_stand_below_each_other_in_any_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("文.txt").write_text("人之初 good 性本善，性相近习相远。" * 40, "utf-8")
+    assert run(capsys, "train", "文.txt", *SMALL, "--steps", "3")[0] == 0
+    rows = re.findall(r"^ .*\[.*$", run(capsys, "score", "文.txt")[1], re.MULTILINE)
+    assert len(rows) == 5
+    assert {sum(map(console.columns, row.split("[")[0])) for row in rows} == {40}
+    assert max(sum(map(console.columns, row)) for row in rows) <= 100
+
+
+def test_a_better_checkpoint_is_named(trained, capsys):
+    one = checkpoint.load(checkpoint.latest(trained))
+    losses = [p.validation_loss for p in one.history if p.validation_loss is not None]
+    assert one.is_past_its_best == (losses[-1] > min(losses))
+    one.history.append(checkpoint.Point(99, 999, 1.0, 1.0, one.best_loss + 0.1))
+    assert one.is_past_its_best
+    checkpoint.save(checkpoint.latest(trained), one)
+    Path("new.txt").write_text(TEXT, "utf-8")
+    sentence = f"on held-out text {Path(trained, checkpoint.BEST)} was better\n"
+    for command in (["sample", trained], ["score", trained, "new.txt"], ["inspect", trained]):
+        assert sentence in run(capsys, *command)[2]
+    assert sentence not in run(capsys, "sample", Path(trained, checkpoint.BEST))[2]
+
+
+def test_what_guessing_reaches_does_not_depend_on_the_block(monkeypatch):
+    run_ = text_run.begin(TEXT, {}, name="x")
+    whole = text_run.guesses(run_)
+    monkeypatch.setattr(text_run, "COUNTED", 7)
+    assert text_run.guesses(run_) == whole
+
+
+def test_inspect_fits_the_screen(trained, capsys):
+    assert max(map(len, run(capsys, "inspect", trained)[1].splitlines())) <= 80

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import os
 import sys
 import textwrap
 import time
+import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from ..training import Record
 
+JOINERS = "\u200c\u200d"  # join letters, and emoji, into one; they move no cursor
 HEADING = "  done  epoch    loss  perplexity   bits  held out  gradient   char/s    left"
 
 
@@ -64,7 +67,26 @@ def has_colours(stream: TextIO) -> bool:
 def one_line(text: str) -> str:
     """Return the text with its line ends, and all that moves the cursor, made visible."""
     shown = text.replace("\n", "⏎")
-    return "".join(char if char.isprintable() else "�" for char in shown)
+    return "".join(char if char.isprintable() or char in JOINERS else "�" for char in shown)
+
+
+def columns(char: str) -> int:
+    """Return how many columns of a console a character takes."""
+    if char in JOINERS or unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def beginning(text: str, width: int) -> str:
+    """Return as much of a line's beginning as fits a number of columns."""
+    taken = itertools.accumulate(map(columns, text))
+    return text[: sum(column <= width for column in taken)]
+
+
+def ending(text: str, width: int) -> str:
+    """Return as much of a line's end as fits a number of columns, with spaces up to these."""
+    shown = beginning(text[::-1], width)[::-1]
+    return " " * (width - sum(map(columns, shown))) + shown
 
 
 def duration(seconds: float) -> str:

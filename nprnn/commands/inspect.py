@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from ..checkpoint import Checkpoint, latest, load
+from ..checkpoint import Checkpoint
 from ..training import perplexity
 from .console import one_line, write, write_json
-from .sample import add_checkpoint
+from .sample import add_checkpoint, opened
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +24,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show it; return the exit status."""
-    path = latest(options.checkpoint)
-    checkpoint = load(path)
+    path, checkpoint = opened(options.checkpoint)
     if options.json:
         write_json(_report(path, checkpoint))
     else:
@@ -57,7 +57,7 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
     rows = {
         "file": f"{path}, {path.stat().st_size:,} bytes",
         "text": f"{checkpoint.text['name']}, {checkpoint.text['characters']:,} characters",
-        "": f"sha256 {checkpoint.text['sha256']}",
+        "sha256": checkpoint.text["sha256"],
         "step": f"{position.step}" + (f" of {total}" if total else "")
         + f", epoch {position.epoch}, batch {position.batch}",
         "best": "not validated yet" if best is None else
@@ -67,7 +67,7 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
         "written by": ", ".join(f"{name} {v}" for name, v in checkpoint.versions.items()),
     }  # fmt: skip
     for name, value in rows.items():
-        write(f"{name:10}  {value}")
+        write("\n".join(wrap(f"{name:10}  {value}", 80, subsequent_indent=" " * 12)))
     size = len(checkpoint.vocabulary)
     shown = one_line("".join(checkpoint.vocabulary.tokens[:200]))
     write(f"{'vocabulary':10}  {size} tokens: {shown[:50]}{'…' if len(shown) > 50 else ''}")

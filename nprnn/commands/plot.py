@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import insight, plot
-from ..checkpoint import Checkpoint, latest, load
+from ..checkpoint import Checkpoint
 from ..encoding import read_text
 from .characters import encode
-from .console import note, write
+from .console import write
 from .options import UNKNOWN, Option, add, defaults, whole
-from .sample import add_checkpoint
+from .sample import add_checkpoint, opened
 
 if TYPE_CHECKING:
     from .._validation import Array
@@ -47,9 +47,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw; return the exit status."""
     chosen = defaults(OPTIONS) | vars(options)
-    path = latest(options.checkpoint)
-    checkpoint = load(path)
-    note(f"{path}, step {checkpoint.position.step}")
+    path, checkpoint = opened(options.checkpoint)
     ids = _tokens(checkpoint, chosen)
     folder = Path(chosen["output"] or path.parent / FOLDER)
     plot.need_matplotlib()

@@ -7,12 +7,14 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _validation
-from ..checkpoint import Checkpoint, is_of_characters, latest, load
+from ..checkpoint import BEST, Checkpoint, is_of_characters, latest, load
+from ..weights import WeightsFileError
 from .characters import encode
 from .console import note, write, write_json
 from .options import LENGTH, TEMPERATURE, UNKNOWN, Option, add, defaults, not_empty, share, whole
@@ -52,11 +54,23 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def opened(named: str | None) -> tuple[Path, Checkpoint]:
+    """Return the checkpoint that is meant, and say which it is, and whether there is a better."""
+    path = latest(named)
+    try:
+        checkpoint = load(path)
+    except WeightsFileError as error:
+        raise ValueError(f"not a checkpoint: {error}") from None
+    note(f"{path}, step {checkpoint.position.step}")
+    best = path.with_name(BEST)
+    if checkpoint.is_past_its_best and best.exists():
+        note(f"on held-out text {best} was better")
+    return path, checkpoint
+
+
 def run(options: argparse.Namespace) -> int:
     """Write; return the exit status."""
-    path = latest(options.checkpoint)
-    checkpoint = load(path)
-    note(f"{path}, step {checkpoint.position.step}")
+    path, checkpoint = opened(options.checkpoint)
     chosen = defaults(OPTIONS) | vars(options)
     rng = _validation.generator(chosen["seed"])
     if options.interactive:

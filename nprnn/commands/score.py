@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoint import latest, load
 from ..encoding import read_text
 from ..training import perplexity
 from .characters import encode
-from .console import has_colours, note, one_line, write
+from .console import beginning, ending, has_colours, one_line, write
 from .options import UNKNOWN, Option, add, whole
-from .sample import add_checkpoint
+from .sample import add_checkpoint, opened
 
 if TYPE_CHECKING:
     from .._validation import Array
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 PASSAGES = Option("--passages", 5, whole(0), "surprising passages to show")
 WIDTH = 12  # characters of a surprising passage
-CONTEXT = 20  # characters shown on either side of it
+CONTEXT = 20  # columns shown on either side of it
 WINDOW = 512  # steps computed at a time
 BLOCK = 10_000  # numbers written at a time
 
@@ -51,9 +50,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score; return the exit status."""
-    path = latest(options.checkpoint)
-    checkpoint = load(path)
-    note(f"{path}, step {checkpoint.position.step}")
+    path, checkpoint = opened(options.checkpoint)
     unknown = getattr(options, "unknown", UNKNOWN.default)
     text, ids = encode(checkpoint.vocabulary, read_text(options.file), unknown, options.file)
     if len(ids) < 2:
@@ -119,15 +116,10 @@ def _write(name: str, text: str, scores: Array, passages: list[Passage]) -> None
     before, after = ("\x1b[7m", "\x1b[0m") if has_colours(sys.stdout) else ("[", "]")
     for position, line, bits in passages:
         end = position + WIDTH
-        lead, marked, rest = (
-            one_line(text[start:stop])
-            for start, stop in (
-                (max(0, position - CONTEXT), position),
-                (position, end),
-                (end, end + CONTEXT),
-            )
-        )
-        write(f"{bits:5.1f}  line {line:<6} {lead:>{CONTEXT}}{before}{marked}{after}{rest}")
+        lead = ending(one_line(text[max(0, position - CONTEXT) : position]), CONTEXT)
+        rest = beginning(one_line(text[end : end + CONTEXT]), CONTEXT)
+        marked = one_line(text[position:end])
+        write(f"{bits:5.1f}  line {line:<6} {lead}{before}{marked}{after}{rest}")
 
 
 def _write_json(path: str, text: str, scores: Array, passages: list[Passage]) -> None:

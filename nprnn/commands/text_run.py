@@ -32,6 +32,7 @@ HELD_OUT = 0.1  # part of the text that is kept for validation, ...
 MOST_HELD_OUT = 100_000  # ... and the most of it, in characters
 FEW_CHARACTERS = 50_000
 MANY_PARAMETERS = 5  # a character
+COUNTED = 1 << 20  # characters counted at a time, for the memory's sake
 POINTS = 200  # of the history, at least
 VALIDATIONS = 10  # at least, however long an epoch is
 
@@ -218,13 +219,10 @@ def guesses(run: Run) -> dict[str, float]:
     there after the one before it.
     """
     V, seen, met = len(run.checkpoint.vocabulary), run.training, run.validation
-    counts = np.bincount(seen, minlength=V) + 1.0  # (V,), no character is impossible
+    counts = _occurrences(seen, V) + 1.0  # (V,), no character is impossible
     single = counts / counts.sum()
-    pairs, times = np.unique(seen[:-1].astype(np.int64) * V + seen[1:], return_counts=True)
-    wanted = met[:-1].astype(np.int64) * V + met[1:]
-    places = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    found = np.where(pairs[places] == wanted, times[places], 0)
-    before = np.bincount(seen[:-1], minlength=V)[met[:-1]]
+    found = _times_seen(_pairs(met, V), seen, V)
+    before = _occurrences(seen[:-1], V)[met[:-1]]
     # A pair counts as often as it was seen, and once more in all, shared out as single characters.
     double = (found + single[met[1:]]) / (before + 1)
     return {
@@ -232,6 +230,30 @@ def guesses(run: Run) -> dict[str, float]:
         "unigram": perplexity(float(-np.log(single[met[1:]]).mean())),
         "bigram": perplexity(float(-np.log(double).mean())),
     }
+
+
+def _occurrences(ids: Array, V: int) -> Array:
+    """Return how often each of V identifiers occurs."""
+    blocks = range(0, len(ids), COUNTED)
+    return sum(
+        (np.bincount(ids[start : start + COUNTED], minlength=V) for start in blocks),
+        start=np.zeros(V, np.int64),
+    )
+
+
+def _pairs(ids: Array, V: int) -> Array:
+    """Return a number for each pair of neighbours."""
+    return ids[:-1].astype(np.int64) * V + ids[1:]
+
+
+def _times_seen(wanted: Array, seen: Array, V: int) -> Array:
+    """Return how often each of the wanted pairs of neighbours was seen."""
+    found = np.zeros(len(wanted), np.int64)
+    for start in range(0, len(seen) - 1, COUNTED):
+        pairs, times = np.unique(_pairs(seen[start : start + COUNTED + 1], V), return_counts=True)
+        places = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        found += np.where(pairs[places] == wanted, times[places], 0)
+    return found
 
 
 def introduction(run: Run) -> list[str]:
@@ -322,6 +344,7 @@ def _check_run(run: Mapping[str, Any]) -> None:
 def _split(vocabulary: Vocabulary, text: str, unknown: str, name: str) -> tuple[str, Array, Array]:
     """Return the text as the network reads it, what to train on, and what is held out of it."""
     read, tokens = encode(vocabulary, text, unknown, name)
+    tokens = tokens.astype(np.min_scalar_type(len(vocabulary) - 1))  # a quarter of the memory
     held_out = min(int(len(tokens) * HELD_OUT), MOST_HELD_OUT)
     if held_out < 2:
         raise ValueError(
