@@ -124,6 +124,12 @@ EPOCHS = Option(
     "--epochs", None, whole(1), "passes over the text",
     shown=f"such that {BUDGET:,} characters are read",
 )  # fmt: skip
+ON_NONFINITE = Option(
+    "--on-nonfinite", "raise", str, "where a loss or a gradient is NaN or infinite: raise an error,"
+    " or rollback, which takes the step before again with half the rate",
+    "HOW", ("raise", "rollback"),
+)  # fmt: skip
+MAX_ROLLBACKS = Option("--max-rollbacks", 10, whole(1), "how often that may be, in all")
 UNKNOWN = Option(
     "--unknown", "error", str, "what to do with characters that the network has not seen:"
     " error, skip or nearest", "HOW", ("error", "skip", "nearest"),

@@ -23,6 +23,8 @@ from . import text_run
 from .console import Progress, note, one_line, warn, write, write_json
 from .options import (
     EPOCHS,
+    MAX_ROLLBACKS,
+    ON_NONFINITE,
     SETTINGS,
     UNKNOWN,
     Option,
@@ -33,6 +35,7 @@ from .options import (
 from .sample import continuation
 
 if TYPE_CHECKING:
+    from ..training import Record
     from .text_run import Run
 
 STEPS = Option(
@@ -66,7 +69,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from", metavar="FILE", help="take the weights of this checkpoint, and no more"
     )
-    add(parser, UNKNOWN)
+    add(parser, UNKNOWN, ON_NONFINITE, MAX_ROLLBACKS)
     parser.add_argument("--json", action="store_true", help="write the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="write no progress")
     parser.set_defaults(run=run)
@@ -196,6 +199,8 @@ def _train(
         with _caught_signals() as signals:
             for record in training.records():
                 progress.show(record)
+                if record.rollbacks:
+                    warn(_rolled_back(record, checkpoint))
                 now = progress.seconds
                 if record.validation_loss is not None and now - sampled > SAMPLE_EVERY:
                     progress.say(_sample(checkpoint))
@@ -217,12 +222,21 @@ def _train(
                     return stop
     except _validation.NonFiniteError as error:
         raise ValueError(
-            f"training diverged, try a lower --lr than {checkpoint.run['lr']:g}: {error}; the last "
-            f"checkpoint is {latest(folder.path)}"
+            f"training diverged, try a lower --lr than {checkpoint.run['lr']:g}, or --on-nonfinite "
+            f"rollback: {error}; the last checkpoint is {latest(folder.path)}"
         ) from None
     finally:
         progress.close()
     return None
+
+
+def _rolled_back(record: Record, checkpoint: Checkpoint) -> str:
+    times = "once" if record.rollbacks == 1 else f"{record.rollbacks} times"
+    return (
+        f"step {record.step} led to a loss or a gradient that is no finite number, was taken back "
+        f"{times} and taken again; the learning rate is by now divided by "
+        f"{2**checkpoint.position.rollbacks}"
+    )
 
 
 @contextmanager
