@@ -36,8 +36,9 @@ def clip_grad_norm(grads: Mapping[str, Array], max_norm: float) -> float:
     Raises
     ------
     NonFiniteError
-        If an entry is NaN or infinite. The message names the parameter and the index, and the
-        gradients are left as they were. (It is a FloatingPointError and a ValueError.)
+        If an entry is NaN or infinite, or the norm is above the largest float. The message names
+        the parameter and the index, and the gradients are left as they were. (It is a
+        FloatingPointError and a ValueError.)
 
     Examples
     --------
@@ -50,6 +51,8 @@ def clip_grad_norm(grads: Mapping[str, Array], max_norm: float) -> float:
     max_norm = check.real("max_norm", max_norm, "(0, inf]")
     _check_writable(grads)
     norm = _norm(grads)
+    if norm == math.inf:
+        raise NonFiniteError("gradients left as they were: their norm is above the largest float")
     factor = max_norm / (norm + 1e-6)
     if factor < 1:
         for gradient in grads.values():

@@ -130,7 +130,8 @@ def summed_squared_error(
         raise ValueError("prediction is empty: the mean over nothing is undefined")
     error = guess.reshape(-1, K)[chosen] - truth.reshape(-1, K)[chosen]  # (N, K)
     size = error.size if count is None else count * K
-    loss = _mean(error * error, size)
+    with np.errstate(over="ignore"):
+        loss = _mean(error * error, size)
     return loss, _spread(error * (2 / size), chosen, guess.shape)
 
 
