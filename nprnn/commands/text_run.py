@@ -23,6 +23,7 @@ from .characters import encode
 from .options import (
     BUDGET,
     EPOCHS,
+    ERRORS,
     LEARNING_RATES,
     MAX_ROLLBACKS,
     ON_NONFINITE,
@@ -44,6 +45,7 @@ POINTS = 200  # of the history, at least
 VALIDATIONS = 10  # at least, however long an epoch is
 
 # Above and beside what the user decides, what follows from it and from the text.
+_READING = (UNKNOWN, ERRORS)
 _MANNER = (ON_NONFINITE, MAX_ROLLBACKS)
 _FITTED = ("fitted_batch_size", "fitted_num_steps", "total_steps")
 
@@ -183,7 +185,7 @@ def resume(checkpoint: Checkpoint, text: str, settings: Mapping[str, Any]) -> Ru
     """
     run = dict[str, Any](checkpoint.run)
     _check_run(run)
-    for option in (*SETTINGS, UNKNOWN):
+    for option in (*SETTINGS, *_READING):
         given = settings.get(option.name, run[option.name])
         if given != run[option.name]:
             raise ValueError(
@@ -296,7 +298,7 @@ def num_parameters(run: Run) -> int:
 
 def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings: the given ones, and for the others the defaults."""
-    options = (*SETTINGS, UNKNOWN)
+    options = (*SETTINGS, *_READING)
     own = {option.name: settings.get(option.name, option.default) for option in options}
     if own["lr"] is None:
         own["lr"] = LEARNING_RATES[own["optimizer"]]
@@ -325,7 +327,7 @@ def _check_run(run: Mapping[str, Any]) -> None:
     """Refuse the settings of a checkpoint that no `Run` can have made."""
     optional = [EPOCHS, EPOCHS._replace(flag="--steps")]
     fitted = [EPOCHS._replace(flag=f"--{name}", default=0) for name in _FITTED]
-    options = [*SETTINGS, UNKNOWN, *_MANNER, *optional, *fitted]
+    options = [*SETTINGS, *_READING, *_MANNER, *optional, *fitted]
     fits = all(option.fits(run.get(option.name, math.nan)) for option in options)
     if not fits or run["lr"] is None or any(run[name] is None for name in _FITTED):
         raise ValueError(
