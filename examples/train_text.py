@@ -95,7 +95,7 @@ def fit(run, max_seconds):
         for record in run.records():
             progress.show(record)
             loss = record.validation_loss
-            if record.validation_loss == run.checkpoint.best_loss:
+            if loss is not None and loss == run.checkpoint.best_loss:
                 best = {name: value.copy() for name, value in params.items()}
             if progress.seconds >= max_seconds:
                 note(f"the {max_seconds:g} s are over")
@@ -110,7 +110,8 @@ def fit(run, max_seconds):
     lowest = run.checkpoint.best_loss  # a small text is soon known by heart
     if not best or loss <= lowest:
         return loss
-    note(f"going back to the weights with perplexity {math.exp(lowest):.4g} on held-out text")
+    perplexity = nprnn.training.perplexity(lowest)
+    note(f"going back to the weights with perplexity {perplexity:.4g} on held-out text")
     for name, value in best.items():
         params[name][...] = value
     return lowest

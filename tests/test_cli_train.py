@@ -219,7 +219,7 @@ def test_wrong_resumes(book, capsys):
     run(capsys, "train", book, *SMALL, "--steps", "2")
     Path("other.txt").write_text("quite another text " * 20, "utf-8")
     for arguments, words in [
-        ([book, "--cell", "lstm"], "--cell lstm does not go with --resume: the checkpoint has rnn"),
+        ([book, "--cell", "lstm"], "--cell lstm does not go with --resume: the checkpoint has gru"),
         (["other.txt", "--checkpoint", "book"], "is not that of the checkpoint, book.txt"),
     ]:
         status, _, err = run(capsys, "train", *arguments, "--resume")
@@ -412,10 +412,10 @@ def test_surprising_passages():
 def test_inspect(trained, capsys):
     status, out, _ = run(capsys, "inspect", trained)
     assert status == 0
-    for words in ("sha256", "rnn.weight_hh_l0", "16x16", "Adam(", "hidden_size", "step "):
+    for words in ("sha256", "rnn.weight_hh_l0", "48x16", "Adam(", "hidden_size", "step "):
         assert words in out
     report = json.loads(run(capsys, "inspect", "--json")[1])
-    assert report["parameters"]["rnn.weight_hh_l0"] == [16, 16]
+    assert report["parameters"]["rnn.weight_hh_l0"] == [48, 16]
     assert report["vocabulary"] == sorted(set(TEXT))
 
 

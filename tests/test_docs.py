@@ -22,7 +22,7 @@ def blocks(page):
     """Return the language, the text, and the output that follows, of each block."""
     text = page.read_text("utf-8")
     found = list(BLOCK.finditer(text))
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in zip(found, [*found[1:], None], strict=False):
         output = None
         if after and after[1] == "text" and not text[block.end() : after.start()].strip():
             output = after[2]
