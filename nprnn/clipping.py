@@ -91,9 +91,10 @@ def _norm(grads: Mapping[str, Array]) -> float:
     # In this range no square of an entry that matters has left the range of float32.
     if 1e-12 < norm < 1e18:
         return norm
-    largest = max((float(np.abs(g).max()) for g in grads.values() if g.size), default=0.0)
-    if not math.isfinite(largest):
+    peaks = [float(np.abs(g).max()) for g in grads.values() if g.size]
+    if not all(map(math.isfinite, peaks)):  # of each: Python's max may pass over a NaN
         _refuse_non_finite(grads)
+    largest = max(peaks, default=0.0)
     if largest == 0:
         return 0.0
     scaled = (np.ravel(g).astype(np.float64) / largest for g in grads.values())

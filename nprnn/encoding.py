@@ -324,6 +324,8 @@ class _TextFile:
             self.name = fspath(path)
         except TypeError:
             raise TypeError(f"path must be a str or path-like, got {type(path).__name__}") from None
+        if "\0" in os.fsdecode(self.name):
+            raise ValueError(f"path must not hold a NUL character, got {self.name!r}")
         self.errors = errors
         self.stamp: tuple[int, ...] | None = None  # of the file that was opened first
 

@@ -112,6 +112,7 @@ def test_a_norm_above_the_largest_float_is_refused():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_norm_that_is_not_finite_is_refused_and_nothing_changes(bad):
     grads = random_grads(np.random.default_rng(0))
+    grads = {"first": np.ones(3), **grads, "last": np.ones(3)}  # a NaN in front, or behind, hides
     grads["w"][1, 2] = bad
     before = {name: g.copy() for name, g in grads.items()}
     with pytest.raises(NonFiniteError, match=r"grads\['w'\] has 1 of 12 .* first at \(1, 2\)"):
