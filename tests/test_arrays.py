@@ -73,7 +73,7 @@ def ids(*shape, high=V):
 
 
 def pair(cell, array):
-    return (array, array[..., ::-1].copy()) if cell is LSTM else array
+    return (array, array.copy()[::-1] if array.ndim else array) if cell is LSTM else array
 
 
 # What is done: a function of the numbers, and the arrays that it is given.
