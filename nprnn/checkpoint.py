@@ -203,6 +203,7 @@ def _header(checkpoint: Checkpoint) -> dict[str, Any]:
             "batch": position.batch,
             "step": position.step,
             "sequences": parts[0].shape[1] if parts else None,  # of the carried state
+            "rollbacks": position.rollbacks,
         },
         "generator": {
             "epoch": _generator_state("generator", position.epoch_rng),
@@ -327,6 +328,7 @@ def _assembled(tensors: dict[str, Array], fields: dict[str, Any]) -> Checkpoint:
             state if len(state) > 1 else state[0] if state else None,
             value["generator"]["epoch"],
             value["generator"]["now"],
+            position["rollbacks"],
         ),
         value["text"],
         value["run"],
@@ -570,7 +572,11 @@ _FIELDS: dict[str, Check] = {
     ),
     "optimizer": _mapping,
     "position": _object(
-        epoch=_whole(1), batch=_whole(0), step=_whole(0), sequences=_or_null(_size)
+        epoch=_whole(1),
+        batch=_whole(0),
+        step=_whole(0),
+        sequences=_or_null(_size),
+        rollbacks=_whole(0, 1000),
     ),
     "generator": _object(epoch=_generator_state, now=_generator_state),
     "run": _scalars,

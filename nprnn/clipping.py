@@ -36,8 +36,9 @@ def clip_grad_norm(grads: Mapping[str, Array], max_norm: float) -> float:
     Raises
     ------
     NonFiniteError
-        If an entry is NaN or infinite. The message names the parameter and the index, and the
-        gradients are left as they were. (It is a FloatingPointError and a ValueError.)
+        If an entry is NaN or infinite, or the norm is above the largest float. The message names
+        the parameter and the index, and the gradients are left as they were. (It is a
+        FloatingPointError and a ValueError.)
 
     Examples
     --------
@@ -50,6 +51,8 @@ def clip_grad_norm(grads: Mapping[str, Array], max_norm: float) -> float:
     max_norm = check.real("max_norm", max_norm, "(0, inf]")
     _check_writable(grads)
     norm = _norm(grads)
+    if norm == math.inf:
+        raise NonFiniteError("gradients left as they were: their norm is above the largest float")
     factor = max_norm / (norm + 1e-6)
     if factor < 1:
         for gradient in grads.values():
@@ -88,9 +91,10 @@ def _norm(grads: Mapping[str, Array]) -> float:
     # In this range no square of an entry that matters has left the range of float32.
     if 1e-12 < norm < 1e18:
         return norm
-    largest = max((float(np.abs(g).max()) for g in grads.values() if g.size), default=0.0)
-    if not math.isfinite(largest):
+    peaks = [float(np.abs(g).max()) for g in grads.values() if g.size]
+    if not all(map(math.isfinite, peaks)):  # of each: Python's max may pass over a NaN
         _refuse_non_finite(grads)
+    largest = max(peaks, default=0.0)
     if largest == 0:
         return 0.0
     scaled = (np.ravel(g).astype(np.float64) / largest for g in grads.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
+import stat
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from os import PathLike, fspath
@@ -232,7 +234,7 @@ class Vocabulary:
         )
 
 
-def read_text(path: str | PathLike[str] | None = None) -> str:
+def read_text(path: str | PathLike[str] | None = None, *, errors: str = "strict") -> str:
     """Return the text of a UTF-8 file; or, without a path, English that every Python carries.
 
     A byte order mark is dropped, and every line ends in a single newline character.
@@ -241,20 +243,24 @@ def read_text(path: str | PathLike[str] | None = None) -> str:
     ----------
     path : path, optional
         Without it, the language reference in `pydoc_data.topics` is returned, about 465,000
-        characters.
+        characters. A regular file: a pipe is refused, since it can be read only once.
+    errors : {"strict", "replace"}
+        Whether bytes that are not UTF-8 are refused, or become the character U+FFFD.
 
     Raises
     ------
     OSError
         If the file cannot be read; the message names it.
     ValueError
-        If it is empty, or not text in UTF-8; the message names the place.
+        If it is empty, or not text in UTF-8, where the message names the place; or if it changes
+        while it is read.
     """
+    check.choice("errors", errors, ("strict", "replace"))
     if path is None:
         from pydoc_data.topics import topics  # half a megabyte that few need
 
         return "\n\n".join(topics[name] for name in sorted(topics))
-    return "".join(_read_blocks(path))
+    return "".join(_TextFile(path, errors).blocks())
 
 
 def encode_file(
@@ -262,6 +268,7 @@ def encode_file(
     vocabulary: Vocabulary | None = None,
     *,
     out: str | PathLike[str] | None = None,
+    errors: str = "strict",
 ) -> tuple[Array, Vocabulary]:
     """Encode a UTF-8 file block by block: for texts that are larger than the memory.
 
@@ -274,6 +281,8 @@ def encode_file(
     out : path, optional
         A file for the identifiers, which is written over. By default a temporary one, which goes
         when the array does.
+    errors : {"strict", "replace"}
+        As for `read_text`.
 
     Returns
     -------
@@ -289,8 +298,9 @@ def encode_file(
     """
     import tempfile  # takes a third of the time of `import nprnn`
 
+    text = _TextFile(path, check.choice("errors", errors, ("strict", "replace")))
     if vocabulary is None:
-        vocabulary = Vocabulary(_count_characters(_read_blocks(path)))
+        vocabulary = Vocabulary(_count_characters(text.blocks()))
     table = vocabulary._table
     if table is None:
         raise ValueError("vocabulary must be one of characters, got " + repr(vocabulary))
@@ -298,7 +308,7 @@ def encode_file(
     file: Any = tempfile.TemporaryFile() if out is None else open(out, "w+b")  # noqa: SIM115
     with file:  # the array keeps the file open
         length = 0
-        for block in _read_blocks(path):
+        for block in text.blocks():
             ids = vocabulary._encode_characters(block, table, length)
             ids.astype(dtype).tofile(file)
             length += len(block)
@@ -306,42 +316,73 @@ def encode_file(
         return np.memmap(file, dtype, "r", shape=(length,)), vocabulary
 
 
-def _read_blocks(path: str | PathLike[str]) -> Iterator[str]:
-    """Yield the text of a file in blocks; see `read_text`."""
-    try:
-        name = fspath(path)
-    except TypeError:
-        raise TypeError(f"path must be a str or path-like, got {type(path).__name__}") from None
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    position = 0
-    try:
-        with open(name, "rb") as file:
-            while True:
-                data = file.read(_BLOCK)
-                if b"\0" in data:
-                    raise ValueError(
-                        f"{name!r} is not a text: it has a NUL byte at position "
-                        f"{position + data.index(0)}; if it is UTF-16, save it as UTF-8"
-                    )
-                waiting = len(decoder.getstate()[0])  # bytes of a character that is cut in two
-                try:
-                    text = decoder.decode(data, final=not data)
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{name!r} is not UTF-8: byte 0x{error.object[error.start]:02x} at "
-                        f"position {position - waiting + error.start}; save it as UTF-8"
-                    ) from None
-                position += len(data)
-                text = newlines.decode(text, final=not data)
-                if text:
-                    yield text
-                if not data:
-                    break
-    except OSError as error:
-        raise type(error)(f"cannot read {name!r}: {error.strerror}") from None
-    if not position:
-        raise ValueError(f"{name!r} is empty: there is nothing to learn from")
+class _TextFile:
+    """A UTF-8 file that is read in blocks, once or several times, and must not change meanwhile."""
+
+    def __init__(self, path: str | PathLike[str], errors: str) -> None:
+        try:
+            self.name = fspath(path)
+        except TypeError:
+            raise TypeError(f"path must be a str or path-like, got {type(path).__name__}") from None
+        if "\0" in os.fsdecode(self.name):
+            raise ValueError(f"path must not hold a NUL character, got {self.name!r}")
+        self.errors = errors
+        self.stamp: tuple[int, ...] | None = None  # of the file that was opened first
+
+    def blocks(self) -> Iterator[str]:
+        """Yield the text; see `read_text`."""
+        try:
+            with open(self.name, "rb", opener=_open_at_once) as file:
+                self._check_unchanged(file)
+                yield from self._decoded(file)
+                self._check_unchanged(file)
+        except OSError as error:
+            raise type(error)(f"cannot read {self.name!r}: {error.strerror}") from None
+
+    def _check_unchanged(self, file: Any) -> None:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(
+                f"{self.name!r} is not a regular file but a pipe or a device: write the text to a "
+                "file first"
+            )
+        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if self.stamp not in (None, stamp):
+            raise ValueError(f"{self.name!r} changed while it was read: try again, with a copy")
+        self.stamp = stamp
+
+    def _decoded(self, file: Any) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")(self.errors)
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
+        position, is_last = 0, False
+        while not is_last:
+            data = file.read(_BLOCK)
+            is_last = not data
+            if b"\0" in data:
+                raise ValueError(
+                    f"{self.name!r} is not a text: it has a NUL byte at position "
+                    f"{position + data.index(0)}; if it is UTF-16, save it as UTF-8"
+                )
+            waiting = len(decoder.getstate()[0])  # bytes of a character that is cut in two
+            try:
+                text = decoder.decode(data, final=is_last)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{self.name!r} is not UTF-8: byte 0x{error.object[error.start]:02x} at "
+                    f"position {position - waiting + error.start}; save it as UTF-8, or "
+                    "let errors='replace' (--errors replace) put U+FFFD in its place"
+                ) from None
+            position += len(data)
+            text = newlines.decode(text, final=is_last)
+            if text:
+                yield text
+        if not position:
+            raise ValueError(f"{self.name!r} is empty: there is nothing to learn from")
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """Open a file; a pipe without a writer too, which otherwise would be waited for."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _count(tokens: str | Iterable[Hashable]) -> Counter[Any]:

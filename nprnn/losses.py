@@ -78,7 +78,7 @@ def summed_cross_entropy(
     probabilities = np.exp(shifted, out=shifted)
     totals = probabilities.sum(axis=1, keepdims=True)  # (N, 1)
     count = len(places) if count is None else count
-    loss = (np.log(totals[:, 0]) - at_target).sum() / rows.dtype.type(count)
+    loss = _mean(np.log(totals[:, 0]) - at_target, count)
 
     # d_o = (p - one_hot(target)) / N
     scale = 1 / count
@@ -130,8 +130,19 @@ def summed_squared_error(
         raise ValueError("prediction is empty: the mean over nothing is undefined")
     error = guess.reshape(-1, K)[chosen] - truth.reshape(-1, K)[chosen]  # (N, K)
     size = error.size if count is None else count * K
-    loss = (error * error).sum() / error.dtype.type(size)
+    with np.errstate(over="ignore"):
+        loss = _mean(error * error, size)
     return loss, _spread(error * (2 / size), chosen, guess.shape)
+
+
+def _mean(parts: Array, count: int) -> Any:
+    """Return their sum divided by `count`, in their own type.
+
+    Added up in double precision: the sum of what float32 can hold may be more than it can hold.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = parts.sum(dtype=np.result_type(parts, np.float64)) / count
+        return mean.astype(parts.dtype)
 
 
 def _chosen(mask: ArrayLike | None, positions: tuple[int, ...], allow_none: bool) -> Any:

@@ -15,7 +15,9 @@ from . import _validation as check
 from ._validation import NonFiniteError
 from .batching import check_ids, let_go, random_batches, sequential_batches
 from .clipping import clip_grad_norm
+from .nonfinite import first_non_finite
 from .optim import SGD
+from .stack import as_parts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
         def step(self, grads: Params) -> None:
             """Update the parameters in place."""
+
+
+_KEPT = ("state_dict", "load_state_dict")  # what an optimizer needs, to take a step back
 
 
 class Record(NamedTuple):
@@ -53,6 +58,9 @@ class Record(NamedTuple):
     validation_loss : float or None
         At the end of an epoch, and at the end of training: mean loss on the validation tokens, in
         nats a token.
+    rollbacks : int
+        How often the step, or one of the epoch, was taken back and taken again with half the
+        learning rate; see `on_nonfinite` of `train`.
     """
 
     epoch: int
@@ -62,6 +70,7 @@ class Record(NamedTuple):
     tokens: int
     seconds: float
     validation_loss: float | None = None
+    rollbacks: int = 0
 
     @property
     def perplexity(self) -> float:
@@ -99,6 +108,8 @@ class Position:
     epoch_rng, rng : dict or None
         State of the Generator when the epoch began, which drew its batches, and now. None stands
         for an epoch, or a training, that is still to begin.
+    rollbacks : int
+        How often a step was taken back so far, and the learning rate halved.
     """
 
     epoch: int = 1
@@ -107,6 +118,7 @@ class Position:
     state: State = None
     epoch_rng: Mapping[str, Any] | None = None
     rng: Mapping[str, Any] | None = None
+    rollbacks: int = 0
 
 
 def perplexity(loss: float) -> float:
@@ -130,6 +142,8 @@ def train(
     validation: ArrayLike | None = None,
     recompute_every: int | str | None = None,
     per: str = "epoch",
+    on_nonfinite: str = "raise",
+    max_rollbacks: int = 10,
     position: Position | None = None,
     rng: RandomSource = None,
 ) -> Iterator[Record]:
@@ -161,6 +175,13 @@ def train(
         For windows of very many steps; see `LanguageModel.loss_and_grads`.
     per : {"epoch", "step"}
         How often to report.
+    on_nonfinite : {"raise", "rollback"}
+        What to do where a loss, a gradient or a carried state is NaN or infinite: stop with an
+        error; or take the step before back, halve the learning rate from there on, and take the
+        step again. For the latter the gradient that follows is always computed before a step is
+        done, and the weights and the optimizer's state are copied once a step.
+    max_rollbacks : int, default 10
+        How often that may be in all, those before `position` included; then it is an error.
     position : Position, optional
         Where to begin: at the very beginning without it. It is kept up to date, so that with each
         record it says where training stands. A position in the middle goes with the model and the
@@ -177,7 +198,9 @@ def train(
     Raises
     ------
     NonFiniteError
-        If a gradient is NaN or infinite; the parameters are those of the step before.
+        If a loss, a gradient or a carried state is NaN or infinite. The parameters are those of the
+        step before, and the message says in which step, layer, parameter and at which of the
+        window's times, counted from 0, the first such number appeared.
 
     Examples
     --------
@@ -209,104 +232,209 @@ def train(
         optimizer = SGD(model.params, lr=1.0)
     elif not callable(getattr(optimizer, "step", None)) or not hasattr(optimizer, "lr"):
         raise TypeError(f"optimizer must have a method step and an attribute lr, got {optimizer!r}")
-    if lr is not None and not callable(lr):
-        optimizer.lr = check.real("lr", lr, "[0, inf)")
     position = Position() if position is None else position
+    if lr is not None and not callable(lr):
+        optimizer.lr = check.real("lr", lr, "[0, inf)") / 2**position.rollbacks
+    max_rollbacks = check.integer("max_rollbacks", max_rollbacks)
+    if check.choice("on_nonfinite", on_nonfinite, ("raise", "rollback")) == "raise":
+        max_rollbacks = 0
+    elif not all(callable(getattr(optimizer, name, None)) for name in _KEPT):
+        raise TypeError(f"on_nonfinite='rollback' needs an optimizer with {' and '.join(_KEPT)}")
     rng = check.generator(rng)
     if position.rng is not None:
         rng.bit_generator.state = position.rng
-    steps = _steps(
+    trainer = _Trainer(
         model,
         lambda start: make_batches(sequence, batch_size, num_steps, rng=rng, start=start),
-        held_out,
         optimizer,
         schedule=lr if callable(lr) else None,
         max_norm=max_norm,
         recompute_every=recompute_every,
         carry_state=order == "sequential",
-        epochs=check.integer("epochs", epochs),
-        max_steps=math.inf if max_steps is None else max_steps,
-        max_seconds=math.inf if max_seconds is None else max_seconds,
+        max_rollbacks=max_rollbacks,
         position=position,
         rng=rng,
+    )
+    steps = trainer.records(
+        held_out,
+        check.integer("epochs", epochs),
+        math.inf if max_steps is None else max_steps,
+        math.inf if max_seconds is None else max_seconds,
     )
     return steps if per == "step" else _by_epoch(steps, position)
 
 
-def _steps(
-    model: LanguageModel,
-    batches: Callable[[int], Iterator[tuple[Array, Array]]],
-    validation: Array | None,
-    optimizer: Optimizer,
-    *,
-    schedule: Callable[[int], float] | None,
-    max_norm: float,
-    recompute_every: int | str | None,
-    carry_state: bool,
-    epochs: int,
-    max_steps: float,
-    max_seconds: float,
-    position: Position,
-    rng: np.random.Generator,
-) -> Iterator[Record]:
-    """Train, and yield a record a step."""
-    step, start = position.step, time.perf_counter()
-    for epoch in range(position.epoch, epochs + 1):
-        state = position.state
-        begin = time.perf_counter()
-        for (inputs, targets), is_last in _marking_last(_go_on(batches, position, rng)):
-            if step >= max_steps:
-                return
-            if schedule is not None:
-                optimizer.lr = schedule(step)
-            loss, grads, state = model.loss_and_grads(
-                inputs, targets, state, rng=rng, recompute_every=recompute_every
-            )
-            try:
-                norm = clip_grad_norm(grads, max_norm)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"step {step + 1}, loss {loss}: {error}") from None
-            optimizer.step(grads)
-            if not carry_state:
-                state = None
-            step += 1
-            end = time.perf_counter()
-            _move(position, state, rng, is_last=is_last)
-            stop = step >= max_steps or end - start >= max_seconds
+class _Batch(NamedTuple):
+    """Windows to train on, and where they stand."""
+
+    epoch: int
+    inputs: Array
+    targets: Array
+    is_last: bool  # of its epoch
+    epoch_rng: Mapping[str, Any]  # the Generator's state when the epoch began, ...
+    rng: Mapping[str, Any]  # ... and when the batch was drawn
+
+
+class _Gradient(NamedTuple):
+    """What a batch gave: all of it is finite."""
+
+    batch: _Batch
+    step: int  # steps taken before
+    loss: float
+    grads: Params  # clipped
+    norm: float
+    state: State  # for the batch that follows
+    rng: Mapping[str, Any]  # the Generator's state after it
+
+
+@dataclass
+class _Trainer:
+    """What takes one step after the other, and takes a bad one back."""
+
+    model: LanguageModel
+    make_batches: Callable[[int], Iterator[tuple[Array, Array]]]
+    optimizer: Optimizer
+    schedule: Callable[[int], float] | None
+    max_norm: float
+    recompute_every: int | str | None
+    carry_state: bool
+    max_rollbacks: int
+    position: Position
+    rng: np.random.Generator
+
+    def records(
+        self, validation: Array | None, epochs: int, max_steps: float, max_seconds: float
+    ) -> Iterator[Record]:
+        """Train, and yield a record a step."""
+        position, start = self.position, time.perf_counter()
+        batches, following = self._batches(), None
+        while position.epoch <= epochs and position.step < max_steps:
+            begin, rollbacks = time.perf_counter(), position.rollbacks
+            current = following or self._first(next(batches))
+            if self.max_rollbacks:
+                following = self._step_and_look_ahead(current, batches)
+            else:
+                self._update(current)
+            self._move(current)
+            end, batch = time.perf_counter(), current.batch
+            stop = position.step >= max_steps or end - start >= max_seconds
             held_out = None
-            if validation is not None and (is_last or stop):
-                held_out = evaluate(model, validation)
-            yield Record(epoch, step, float(loss), norm, inputs.size, end - begin, held_out)
+            if validation is not None and (batch.is_last or stop):
+                held_out = evaluate(self.model, validation)
+            yield Record(
+                batch.epoch,
+                position.step,
+                current.loss,
+                current.norm,
+                batch.inputs.size,
+                end - begin,
+                held_out,
+                position.rollbacks - rollbacks,
+            )
             if stop:
                 return
-            begin = time.perf_counter()
 
+    def _batches(self) -> Iterator[_Batch]:
+        """Yield what is still to come, epoch after epoch, without end."""
+        rng = self.rng
+        epoch_rng, remaining = self._remaining()
+        for epoch in itertools.count(self.position.epoch):
+            for (inputs, targets), is_last in _marking_last(remaining):
+                now = rng.bit_generator.state
+                yield _Batch(epoch, inputs, targets, is_last, epoch_rng, now)
+            epoch_rng, remaining = rng.bit_generator.state, self.make_batches(0)
 
-def _go_on(
-    batches: Callable[[int], Iterator[tuple[Array, Array]]],
-    position: Position,
-    rng: np.random.Generator,
-) -> Iterator[tuple[Array, Array]]:
-    """Return the epoch's batches that are still to come."""
-    if position.epoch_rng is None or position.rng is None:
-        position.epoch_rng = rng.bit_generator.state
-        return batches(0)
-    rng.bit_generator.state = position.epoch_rng
-    remaining = batches(position.batch)
-    first = next(remaining)  # draws once more what was drawn then
-    rng.bit_generator.state = position.rng
-    return itertools.chain([first], remaining)
+    def _remaining(self) -> tuple[Mapping[str, Any], Iterator[tuple[Array, Array]]]:
+        """Return the Generator's state when the epoch began, and what is to come of the epoch."""
+        position, rng = self.position, self.rng
+        if position.epoch_rng is None or position.rng is None:
+            return rng.bit_generator.state, self.make_batches(0)
+        rng.bit_generator.state = position.epoch_rng
+        remaining = self.make_batches(position.batch)
+        first = next(remaining)  # draws once more what was drawn then
+        rng.bit_generator.state = position.rng
+        return position.epoch_rng, itertools.chain([first], remaining)
 
+    def _first(self, batch: _Batch) -> _Gradient:
+        """Return what a batch gives without a step before it, at which to look ahead."""
+        try:
+            return self._gradient(batch, self.position.step, self.position.state)
+        except NonFiniteError as error:
+            if not self.max_rollbacks:
+                raise
+            raise NonFiniteError(
+                f"{error}; there is no step before it in this run that could be taken back"
+            ) from None
 
-def _move(position: Position, state: State, rng: np.random.Generator, *, is_last: bool) -> None:
-    """Take note of a step: within its epoch, or on to the next."""
-    position.step += 1
-    position.rng = rng.bit_generator.state
-    if is_last:
-        position.epoch, position.batch = position.epoch + 1, 0
-        position.state = position.epoch_rng = None
-    else:
-        position.batch, position.state = position.batch + 1, state
+    # What overflows is found in what comes out.
+    @np.errstate(over="ignore", invalid="ignore")
+    def _gradient(self, batch: _Batch, step: int, state: State) -> _Gradient:
+        """Return what a batch gives, or say where a number of it stops being finite."""
+        model, rng = self.model, self.rng
+        rng.bit_generator.state = batch.rng
+        loss, grads, final = model.loss_and_grads(
+            batch.inputs, batch.targets, state, rng=rng, recompute_every=self.recompute_every
+        )
+        try:
+            norm = clip_grad_norm(grads, self.max_norm)
+        except NonFiniteError:
+            norm = math.inf
+        if not all(np.isfinite(each).all() for each in (loss, norm, *as_parts(final))):
+            origin = first_non_finite(
+                model, batch.inputs, batch.targets, state, grads, batch.rng, rng
+            )
+            raise NonFiniteError(f"step {step + 1}, loss {loss}: {origin}")
+        following = final if self.carry_state and not batch.is_last else None
+        now = rng.bit_generator.state
+        return _Gradient(batch, step, float(loss), grads, norm, following, now)
+
+    def _step_and_look_ahead(self, current: _Gradient, batches: Iterator[_Batch]) -> _Gradient:
+        """Take a step that the next batch finds good, with as small a rate as that needs.
+
+        Return what the next batch gives: it is not computed again. As a step that is done is never
+        doubted afterwards, there is nothing to be kept for it when training is interrupted.
+        """
+        batch, position = next(batches), self.position
+        params, kept = self.model.params, self.optimizer.state_dict()  # type: ignore[attr-defined]
+        good = {name: value.copy() for name, value in params.items()}
+        while True:
+            try:
+                self._update(current)
+                return self._gradient(batch, current.step + 1, current.state)
+            except NonFiniteError as error:
+                for name, value in good.items():
+                    np.copyto(params[name], value)
+                self.optimizer.load_state_dict(kept)  # type: ignore[attr-defined]
+                if position.rollbacks == self.max_rollbacks:
+                    raise NonFiniteError(
+                        f"{error}; all {position.rollbacks} rollbacks are used up, the learning "
+                        f"rate is {self.optimizer.lr:.3g} and the weights are the last good ones"
+                    ) from None
+                position.rollbacks += 1
+                self.optimizer.lr /= 2
+
+    def _update(self, current: _Gradient) -> None:
+        """Change the weights; an update that overflows is an error, before the next batch is."""
+        optimizer = self.optimizer
+        if self.schedule is not None:
+            optimizer.lr = self.schedule(current.step) / 2**self.position.rollbacks
+        try:
+            with np.errstate(over="raise", invalid="raise"):
+                optimizer.step(current.grads)
+        except FloatingPointError as error:
+            raise NonFiniteError(
+                f"step {current.step + 1}, loss {current.loss}: the update of the weights is not "
+                f"finite with a learning rate of {optimizer.lr:.3g} ({error})"
+            ) from None
+
+    def _move(self, done: _Gradient) -> None:
+        """Take note of a step: within its epoch, or on to the next."""
+        position, batch = self.position, done.batch
+        position.step, position.state, position.rng = done.step + 1, done.state, done.rng
+        if batch.is_last:
+            position.epoch, position.batch, position.epoch_rng = batch.epoch + 1, 0, None
+        else:
+            position.batch, position.epoch_rng = position.batch + 1, batch.epoch_rng
 
 
 def _by_epoch(steps: Iterator[Record], position: Position) -> Iterator[Record]:
@@ -327,6 +455,7 @@ def _joined(epoch: list[Record]) -> Record:
         grad_norm=math.fsum(record.grad_norm for record in epoch) / len(epoch),
         tokens=sum(record.tokens for record in epoch),
         seconds=math.fsum(record.seconds for record in epoch),
+        rollbacks=sum(record.rollbacks for record in epoch),
     )
 
 

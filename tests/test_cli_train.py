@@ -550,7 +550,7 @@ def test_passages_stand_below_each_other_in_any_script(tmp_path, monkeypatch, ca
     assert run(capsys, "train", "文.txt", *SMALL, "--steps", "3")[0] == 0
     rows = re.findall(r"^ .*\[.*$", run(capsys, "score", "文.txt")[1], re.MULTILINE)
     assert len(rows) == 5
-    assert {sum(map(console.columns, row.split("[")[0])) for row in rows} == {40}
+    assert {sum(map(console.columns, row.split("[")[0])) for row in rows} == {39}
     assert max(sum(map(console.columns, row)) for row in rows) <= 100
 
 

@@ -160,3 +160,40 @@ def test_losses_refuse(call, error, words):
     with pytest.raises(error) as caught:
         call()
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"), [(np.float64, 300), (np.float64, 3), (np.float32, 38), (np.float32, 2)]
+)
+@pytest.mark.parametrize("seed", range(20))
+def test_cross_entropy_against_fifty_digits(seed, dtype, largest):
+    """Logits up to 10 to the power `largest`, of all sizes and signs in one row."""
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(seed)
+    N, V = 4, int(rng.integers(1, 9))
+    sizes = 10.0 ** rng.uniform(-largest, largest, (N, V))
+    sizes[0, 0] = 10.0**largest
+    logits = (rng.choice([-1, 1], (N, V)) * sizes).astype(dtype)
+    targets = rng.integers(0, V, N)
+    loss, d_logits = softmax_cross_entropy(logits, targets)
+    assert loss.dtype == d_logits.dtype == dtype
+    eps = float(np.finfo(dtype).eps)
+    with mpmath.workdps(50):
+        total = mpmath.mpf(0)
+        for row, target, d_row in zip(logits.astype(object), targets, d_logits, strict=True):
+            exact = [mpmath.mpf(float(logit)) for logit in row]
+            shifted = [mpmath.exp(logit - max(exact)) for logit in exact]
+            total += mpmath.log(mpmath.fsum(shifted)) + max(exact) - exact[target]
+            for place, weight in enumerate(shifted):
+                d_exact = (weight / mpmath.fsum(shifted) - (place == target)) / N
+                assert abs(float(d_row[place]) - d_exact) <= 2 * eps
+        exact_loss = total / N
+        assert abs(mpmath.mpf(float(loss)) - exact_loss) <= 4 * eps * max(1, exact_loss)
+
+
+def test_the_mean_is_finite_where_the_sum_would_not_be():
+    logits = np.array([[1e38, -1e38]] * 10, np.float32)
+    loss, _ = softmax_cross_entropy(logits, [1] * 10)
+    assert loss == np.float32(2e38)
+    assert mean_squared_error(np.full(10, 1e19, "f"), np.zeros(10, "f"))[0] == np.float32(1e38)
+    assert mean_squared_error(np.full(2, 1e200), np.zeros(2))[0] == math.inf

@@ -72,9 +72,47 @@ def test_the_norm_of_very_unequal_gradients():
     assert clip_grad_norm({"w": np.zeros((0, 3))}, 1.0) == 0
 
 
+@pytest.mark.parametrize("exponent", range(-200, 201, 25))
+@pytest.mark.parametrize("spread", [0, 3, 200])
+def test_the_norm_against_fifty_digits(exponent, spread):
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(abs(exponent))
+    powers = np.clip(exponent + rng.uniform(-spread, spread, 30), -200, 200)
+    grads = {"w": (rng.choice([-1, 1], 30) * 10.0**powers).reshape(5, 6), "b": np.zeros(3)}
+    with mpmath.workdps(50):
+        exact = mpmath.sqrt(mpmath.fsum(mpmath.mpf(float(g)) ** 2 for g in grads["w"].flat))
+        assert abs(clip_grad_norm(grads, math.inf) / exact - 1) < 1e-14
+        before = grads["w"].copy()
+        max_norm = float(exact) / 8
+        clip_grad_norm(grads, max_norm)
+        factor = mpmath.mpf(max_norm) / (exact + mpmath.mpf("1e-6"))
+        for after, entry in zip(grads["w"].flat, before.flat, strict=True):
+            wanted = float(mpmath.mpf(float(entry)) * min(1, factor))
+            assert after == pytest.approx(wanted, rel=1e-13, abs=1e-323)
+
+
+@pytest.mark.parametrize("max_norm", [0, -0.0, -1, math.nan, -math.inf])
+@pytest.mark.parametrize("clip", [clip_grad_norm, clip_grad_value])
+def test_a_limit_that_is_none_is_refused_and_nothing_changes(clip, max_norm):
+    grads = {"w": np.array([3.0, 4.0])}
+    with pytest.raises(ValueError, match=r"(max_norm|clip_value) must be a number in \(0, inf\]"):
+        clip(grads, max_norm)
+    assert grads["w"].tolist() == [3.0, 4.0]
+    clip(grads, math.inf)
+    assert grads["w"].tolist() == [3.0, 4.0]
+
+
+def test_a_norm_above_the_largest_float_is_refused():
+    grads = {"w": np.full(4, 1.7e308)}
+    with pytest.raises(NonFiniteError, match="norm is above the largest float"):
+        clip_grad_norm(grads, 1.0)
+    assert grads["w"].tolist() == [1.7e308] * 4
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_norm_that_is_not_finite_is_refused_and_nothing_changes(bad):
     grads = random_grads(np.random.default_rng(0))
+    grads = {"first": np.ones(3), **grads, "last": np.ones(3)}  # a NaN in front, or behind, hides
     grads["w"][1, 2] = bad
     before = {name: g.copy() for name, g in grads.items()}
     with pytest.raises(NonFiniteError, match=r"grads\['w'\] has 1 of 12 .* first at \(1, 2\)"):

@@ -108,7 +108,7 @@ SETTINGS = (
     Option("--cell", "gru", str, _listed(CELLS), "CELL", CELLS),
     Option("--hidden-size", 128, whole(1), "units in a layer", "H"),
     Option("--num-layers", 1, whole(1), "layers", "L"),
-    Option("--dropout", 0.0, part, "part of each layer's output that is left out", "P"),
+    Option("--dropout", 0.0, part, "part of each layer's output left out", "P"),
     Option("--batch-size", 16, whole(1), "sequences in a batch", "B"),
     Option("--num-steps", 64, whole(1), "characters in a window", "T"),
     Option("--order", "sequential", str, "sequential carries the state on, or random",
@@ -124,10 +124,21 @@ EPOCHS = Option(
     "--epochs", None, whole(1), "passes over the text",
     shown=f"such that {BUDGET:,} characters are read",
 )  # fmt: skip
+# What is done with characters that the network does not know, and with bytes that are none.
 UNKNOWN = Option(
-    "--unknown", "error", str, "what to do with characters that the network has not seen:"
-    " error, skip or nearest", "HOW", ("error", "skip", "nearest"),
+    "--unknown", "error", str, "unseen characters: error, skip, nearest",
+    "HOW", ("error", "skip", "nearest"),
 )  # fmt: skip
+ERRORS = Option(
+    "--errors", "strict", str, "bytes not UTF-8: strict or replace", "HOW", ("strict", "replace")
+)
+# What is done where a loss or a gradient is not finite: an error; or the step before is taken back
+# and taken again with half the learning rate.
+ON_NONFINITE = Option(
+    "--on-nonfinite", "raise", str, "at NaN or infinity: raise or rollback",
+    "HOW", ("raise", "rollback"),
+)  # fmt: skip
+MAX_ROLLBACKS = Option("--max-rollbacks", 10, whole(1), "steps to take back, at most")
 LENGTH = Option("--length", 500, whole(0), "characters to write")
 TEMPERATURE = Option(
     "--temperature", 0.7, at_least_zero, "0 takes the likeliest, above 1 the unlikely too", "X"

@@ -12,8 +12,8 @@ from .. import insight, plot
 from ..checkpoint import Checkpoint
 from ..encoding import read_text
 from .characters import encode
-from .console import write
-from .options import UNKNOWN, Option, add, defaults, whole
+from .console import note, write
+from .options import ERRORS, UNKNOWN, Option, add, defaults, whole
 from .sample import add_checkpoint, opened
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ OUTPUT = Option(
 FORMAT = Option("--format", "png", str, "png, svg or both", "FORMAT", FORMATS)
 START = Option("--start", None, whole(0), "character to begin at", shown="after nine tenths")
 STEPS = Option("--num-steps", 100, whole(2), "steps that the gradient is followed back")
-OPTIONS = (TEXT, START, STEPS, OUTPUT, FORMAT, UNKNOWN)
+OPTIONS = (TEXT, START, STEPS, OUTPUT, FORMAT, UNKNOWN, ERRORS)
 
 SEQUENCES = 16  # that the gradient flow is the mean of
 SHOWN = 121  # characters whose predictions are drawn
@@ -79,7 +79,7 @@ def _tokens(checkpoint: Checkpoint, chosen: dict[str, Any]) -> Array | None:
                 "is drawn; name one with --text FILE"
             )
             return None
-    text = read_text(file)
+    text = read_text(file, errors=chosen["errors"])
     start = chosen["start"]
     if start is None:  # where the network was validated, if this is its text
         start = len(text) * 9 // 10 if len(text) * 9 // 10 + SHOWN <= len(text) else 0

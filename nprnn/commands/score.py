@@ -14,7 +14,7 @@ from ..encoding import read_text
 from ..training import perplexity
 from .characters import encode
 from .console import beginning, ending, has_colours, one_line, write
-from .options import UNKNOWN, Option, add, whole
+from .options import ERRORS, UNKNOWN, Option, add, whole
 from .sample import add_checkpoint, opened
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.usage = "nprnn score [CHECKPOINT] FILE [options]"
     add_checkpoint(parser)
     parser.add_argument("file", metavar="FILE", help="a text in UTF-8")
-    add(parser, UNKNOWN, PASSAGES)
+    add(parser, UNKNOWN, ERRORS, PASSAGES)
     parser.add_argument(
         "--json", action="store_true", help="as JSON, with the log-probability of each character"
     )
@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
     """Score; return the exit status."""
     path, checkpoint = opened(options.checkpoint)
     unknown = getattr(options, "unknown", UNKNOWN.default)
-    text, ids = encode(checkpoint.vocabulary, read_text(options.file), unknown, options.file)
+    given = read_text(options.file, errors=getattr(options, "errors", ERRORS.default))
+    text, ids = encode(checkpoint.vocabulary, given, unknown, options.file)
     if len(ids) < 2:
         raise ValueError(f"{options.file}: at least two characters are needed, got {len(ids)}")
     scores = log_probabilities(checkpoint.model, ids)

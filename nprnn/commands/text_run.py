@@ -20,7 +20,16 @@ from ..encoding import Vocabulary
 from ..models import LanguageModel
 from ..training import Position, evaluate, perplexity, train
 from .characters import encode
-from .options import BUDGET, EPOCHS, LEARNING_RATES, SETTINGS, UNKNOWN
+from .options import (
+    BUDGET,
+    EPOCHS,
+    ERRORS,
+    LEARNING_RATES,
+    MAX_ROLLBACKS,
+    ON_NONFINITE,
+    SETTINGS,
+    UNKNOWN,
+)
 
 if TYPE_CHECKING:
     from .._validation import Array
@@ -37,6 +46,8 @@ POINTS = 200  # of the history, at least
 VALIDATIONS = 10  # at least, however long an epoch is
 
 # Above and beside what the user decides, what follows from it and from the text.
+_READING = (UNKNOWN, ERRORS)
+_MANNER = (ON_NONFINITE, MAX_ROLLBACKS)
 _FITTED = ("fitted_batch_size", "fitted_num_steps", "total_steps")
 
 
@@ -89,6 +100,8 @@ class Run:
             max_norm=run["max_norm"],
             order=run["order"],
             per="step",
+            on_nonfinite=run["on_nonfinite"],
+            max_rollbacks=run["max_rollbacks"],
             position=checkpoint.position,
         ):
             if self._validates():
@@ -168,11 +181,12 @@ def resume(checkpoint: Checkpoint, text: str, settings: Mapping[str, Any]) -> Ru
     text : str
         The text that it was trained on.
     settings : mapping
-        What the user said again. Of this only the length of the training may differ.
+        What the user said again. Of this only the length of the training may differ, and what is
+        done about numbers that are not finite.
     """
     run = dict[str, Any](checkpoint.run)
     _check_run(run)
-    for option in (*SETTINGS, UNKNOWN):
+    for option in (*SETTINGS, *_READING):
         given = settings.get(option.name, run[option.name])
         if given != run[option.name]:
             raise ValueError(
@@ -186,6 +200,7 @@ def resume(checkpoint: Checkpoint, text: str, settings: Mapping[str, Any]) -> Ru
             f"{theirs['name']} with {theirs['characters']}: to train on another, take --init-from"
         )
     read, training, validation = _split(checkpoint.vocabulary, text, run["unknown"], "the text")
+    run |= {option.name: settings[option.name] for option in _MANNER if option.name in settings}
     if "epochs" in settings or "steps" in settings:
         run["steps"] = settings.get("steps")
         run["epochs"] = settings.get("epochs", run["epochs"])
@@ -305,10 +320,11 @@ def num_parameters(run: Run) -> int:
 
 def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings: the given ones, and for the others the defaults."""
-    options = (*SETTINGS, UNKNOWN)
+    options = (*SETTINGS, *_READING)
     own = {option.name: settings.get(option.name, option.default) for option in options}
     if own["lr"] is None:
         own["lr"] = LEARNING_RATES[own["optimizer"]]
+    own |= {option.name: settings.get(option.name, option.default) for option in _MANNER}
     return own | {"epochs": settings.get("epochs"), "steps": settings.get("steps")}
 
 
@@ -333,7 +349,7 @@ def _check_run(run: Mapping[str, Any]) -> None:
     """Refuse the settings of a checkpoint that no `Run` can have made."""
     optional = [EPOCHS, EPOCHS._replace(flag="--steps")]
     fitted = [EPOCHS._replace(flag=f"--{name}", default=0) for name in _FITTED]
-    options = [*SETTINGS, UNKNOWN, *optional, *fitted]
+    options = [*SETTINGS, *_READING, *_MANNER, *optional, *fitted]
     fits = all(option.fits(run.get(option.name, math.nan)) for option in options)
     if not fits or run["lr"] is None or any(run[name] is None for name in _FITTED):
         raise ValueError(

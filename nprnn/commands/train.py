@@ -23,6 +23,9 @@ from . import text_run
 from .console import Progress, note, one_line, warn, write, write_json
 from .options import (
     EPOCHS,
+    ERRORS,
+    MAX_ROLLBACKS,
+    ON_NONFINITE,
     SETTINGS,
     UNKNOWN,
     Option,
@@ -33,11 +36,10 @@ from .options import (
 from .sample import continuation
 
 if TYPE_CHECKING:
+    from ..training import Record
     from .text_run import Run
 
-STEPS = Option(
-    "--steps", None, whole(1), "stop at this step, whatever is planned", shown="at the end"
-)
+STEPS = Option("--steps", None, whole(1), "stop at this step", shown="at the end")
 MAX_SECONDS = Option(
     "--max-seconds", None, above_zero, "stop after this time", "S", shown="no limit"
 )
@@ -66,7 +68,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from", metavar="FILE", help="take the weights of this checkpoint, and no more"
     )
-    add(parser, UNKNOWN)
+    add(parser, UNKNOWN, ERRORS, ON_NONFINITE, MAX_ROLLBACKS)
     parser.add_argument("--json", action="store_true", help="write the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="write no progress")
     parser.set_defaults(run=run)
@@ -104,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 def _begun(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
     """Return a new training, its folder, and the command to go on with it."""
     file = given["file"]
-    text = read_text(file)
+    text = read_text(file, errors=given.get("errors", ERRORS.default))
     source = load(latest(given["init_from"])) if given["init_from"] else None
     training = text_run.begin(text, given, name=file, source=source)
     path = _free_folder(file, given["checkpoint"])
@@ -150,7 +152,10 @@ def _resumed(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
         raise ValueError(f"{path}: --resume needs a folder with checkpoints of nprnn train")
     checkpoint = load(path)
     file = given["file"] or checkpoint.text["name"]
-    training = text_run.resume(checkpoint, read_text(file), given)
+    errors = checkpoint.run.get("errors")
+    if not ERRORS.fits(errors):
+        raise ValueError(f"{path}: the checkpoint was not made by nprnn train")
+    training = text_run.resume(checkpoint, read_text(file, errors=str(errors)), given)
     checkpoint.text["name"] = file
     keep = given.get("keep", checkpoint.run.get("keep", KEEP.default))
     every = given.get("checkpoint_every", checkpoint.run.get("checkpoint_every"))
@@ -196,6 +201,8 @@ def _train(
         with _caught_signals() as signals:
             for record in training.records():
                 progress.show(record)
+                if record.rollbacks:
+                    warn(_rolled_back(record, checkpoint))
                 now = progress.seconds
                 if record.validation_loss is not None and now - sampled > SAMPLE_EVERY:
                     progress.say(_sample(checkpoint))
@@ -217,12 +224,21 @@ def _train(
                     return stop
     except _validation.NonFiniteError as error:
         raise ValueError(
-            f"training diverged, try a lower --lr than {checkpoint.run['lr']:g}: {error}; the last "
-            f"checkpoint is {latest(folder.path)}"
+            f"training diverged, try a lower --lr than {checkpoint.run['lr']:g}, or --on-nonfinite "
+            f"rollback: {error}; the last checkpoint is {latest(folder.path)}"
         ) from None
     finally:
         progress.close()
     return None
+
+
+def _rolled_back(record: Record, checkpoint: Checkpoint) -> str:
+    times = "once" if record.rollbacks == 1 else f"{record.rollbacks} times"
+    return (
+        f"step {record.step} led to a loss or a gradient that is no finite number, was taken back "
+        f"{times} and taken again; the learning rate is by now divided by "
+        f"{2**checkpoint.position.rollbacks}"
+    )
 
 
 @contextmanager
