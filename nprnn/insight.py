@@ -220,7 +220,7 @@ class Spectrum(NamedTuple):
     ----------
     layer : int
     gate : str
-        "" for a layer without gates.
+        "" for a layer without gates; a number where the gates of a cell have no names.
     singular_values : ndarray of shape (H,)
         Falling. The largest is the most by which a step can stretch a vector.
     eigenvalues : ndarray of shape (H,), complex
@@ -250,7 +250,8 @@ def recurrent_spectra(model: LanguageModel) -> list[Spectrum]:
         By layer, then by gate, in the order in which the gates stand in ``weight_hh_l{k}``.
     """
     layers = _model(model).rnn
-    names = GATES.get(type(layers.cell)) or ("",)
+    names, G = GATES.get(type(layers.cell)), layers.cell.num_gates
+    names = names or (("",) if G == 1 else tuple(map(str, range(G))))
     found = []
     for k in range(layers.num_layers):
         whole = np.asarray(layers.weights(k).hh, float)
