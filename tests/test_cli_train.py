@@ -61,7 +61,7 @@ def test_train_then_sample_with_no_other_option(book):
     assert re.search(r"^best on held-out text: loss .*perplexity .*bits", trained.stdout)
     assert "checkpoint: book" in trained.stdout
     for words in (
-        "2430 characters",
+        "2,430 characters",
         "29 different",
         "parameters",
         "an epoch",
