@@ -308,7 +308,8 @@ def test_sampling_options(trained, capsys):
     greedy = sample("--temperature", "0", "--length", "50")
     assert greedy == sample("--top-k", "1", "--length", "50")
     assert greedy == sample("--top-p", "1e-9", "--length", "50")
-    texts = sample("--samples", "3", "--length", "10", "--seed", "1").split("-" * 20 + "\n")
+    options = ["--samples", "3", "--length", "30", "--seed", "1", "--temperature", "3"]
+    texts = sample(*options).split("-" * 20 + "\n")
     assert len(texts) == len(set(texts)) == 3
     report = json.loads(sample("--json", "--samples", "3", "--length", "10", "--seed", "1"))
     assert [text + "\n" for text in report["texts"]] == texts
