@@ -311,7 +311,7 @@ def test_sampling_options(trained, capsys):
     options = ["--samples", "3", "--length", "30", "--seed", "1", "--temperature", "3"]
     texts = sample(*options).split("-" * 20 + "\n")
     assert len(texts) == len(set(texts)) == 3
-    report = json.loads(sample("--json", "--samples", "3", "--length", "10", "--seed", "1"))
+    report = json.loads(sample("--json", *options))
     assert [text + "\n" for text in report["texts"]] == texts
     until_dog = sample("--temperature", "0", "--length", "500", "--stop", "o")
     assert greedy.startswith(until_dog.rstrip("\n")) or "o" not in greedy

@@ -116,7 +116,7 @@ def continuation(
     """
     vocabulary = checkpoint.vocabulary
     model = _without(checkpoint.model, vocabulary.unknown_id)
-    before = prefix or ("\n" if "\n" in vocabulary.tokens else "")
+    before = prefix or ("\n" if "\n" in vocabulary else "")
     ids = model.generate(
         vocabulary.encode(before), rng=rng, temperature=temperature, top_k=top_k, top_p=top_p
     )
