@@ -7,10 +7,13 @@ lines must stand in that file.
 """
 
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from nprnn import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -81,6 +84,17 @@ def test_links_lead_somewhere(page):
         file = page.parent / path if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_commands_have_the_options_that_are_named(page):
+    text = page.read_text("utf-8")
+    lines = [line for block in BLOCK.finditer(text) for line in block[2].split("\n")]
+    inline = re.findall(r"`(nprnn [^`]+)`", re.sub(r"\s+", " ", text))
+    for line in [*lines, *inline]:
+        command = re.split(r"\s{2,}|…|\.\.\.", line)[0]
+        if command.startswith("nprnn ") and "]" not in command:
+            cli._parser().parse_args(shlex.split(command)[1:])
 
 
 @pages
