@@ -13,9 +13,9 @@ import numpy as np
 
 from . import _validation as check
 from ._validation import NonFiniteError
+from .alone import Alone
 from .batching import check_ids, let_go, random_batches, sequential_batches
 from .clipping import clip_grad_norm
-from .distributed import Alone
 from .nonfinite import first_non_finite
 from .optim import SGD
 from .stack import as_parts

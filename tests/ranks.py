@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import nprnn
-from nprnn.distributed import Alone, Ranks, RanksError
+from nprnn.alone import Alone
+from nprnn.distributed import Ranks, RanksError
 
 RANKS = Ranks()
 N = RANKS.size
@@ -190,7 +191,7 @@ def other_parameters_are_noticed():
     with pytest.raises(RanksError, match=f"the same weights; rank {N - 1} "):
         RANKS.check_same("weights", params["w"].tobytes())
     model = nprnn.LanguageModel(V, H, rng=RANKS.rank)
-    with pytest.raises(RanksError, match="after step 0 .* of rank 1 "):
+    with pytest.raises(RanksError, match=r"after step 0 .* of rank 1 "):
         list(nprnn.train(model, TOKENS, batch_size=B, num_steps=T, ranks=RANKS, rng=0))
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import nprnn
 from nprnn import distributed
+from nprnn.alone import Alone
 
 FOLDER = Path(sys.executable).parent
 MPIEXEC = shutil.which("mpiexec", path=f"{FOLDER}{os.pathsep}{os.environ.get('PATH', '')}")
@@ -48,7 +49,7 @@ def test_the_ranks_agree_with_one_process(together, name):
 
 
 def test_a_single_process_is_alone():
-    alone = distributed.Alone()
+    alone = Alone()
     assert alone.columns(5) == slice(0, 5)
     grads = {"w": np.ones(3)}
     assert alone.mean(1.5, grads) == (1.5, grads)
@@ -75,7 +76,7 @@ def test_without_mpi4py_a_sentence_says_what_to_install(monkeypatch):
 
 
 def test_columns_and_parts_cover_everything():
-    class Of(distributed.Alone):
+    class Of(Alone):
         def __init__(self, rank, size):
             self.rank, self.size = rank, size
 
