@@ -98,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
         )
         stopped = None
     else:
+        folder.save(training.checkpoint)  # before the time is spent: can it be written?
         stopped = _train(training, folder, end, options)
     _conclude(training, folder, stopped, options, command)
     return 128 + stopped if isinstance(stopped, signal.Signals) else 0
@@ -115,9 +116,7 @@ def _begun(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
         command += f" --checkpoint {shlex.quote(str(path))}"
     keep = given.get("keep", KEEP.default)
     training.checkpoint.run |= {"keep": keep, "checkpoint_every": given.get("checkpoint_every")}
-    folder = Folder(path, keep)
-    folder.save(training.checkpoint)  # before the time is spent: can it be written?
-    return training, folder, command
+    return training, Folder(path, keep), command
 
 
 def _free_folder(file: str, wanted: str | None) -> Path:
@@ -226,6 +225,13 @@ def _train(
         raise ValueError(
             f"training diverged, try a lower --lr than {checkpoint.run['lr']:g}, or --on-nonfinite "
             f"rollback: {error}; the last checkpoint is {latest(folder.path)}"
+        ) from None
+    except OSError as error:
+        if error.filename is None:  # of the console
+            raise
+        raise ValueError(
+            f"{error.filename}: {error.strerror}; once it can be written, --resume goes on from "
+            f"{latest(folder.path)}"
         ) from None
     finally:
         progress.close()
