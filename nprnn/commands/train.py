@@ -91,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
             note(line)
     for sentence in text_run.warnings(training):
         warn(sentence)
+    # Before the time is spent: can it be written? And older ones that an interrupted save left go.
+    folder.save(training.checkpoint)
     if training.checkpoint.position.step >= end:
         note(
             f"nothing is left to do: step {end} is reached; to go on, add --resume and a larger "
@@ -98,7 +100,6 @@ def run(options: argparse.Namespace) -> int:
         )
         stopped = None
     else:
-        folder.save(training.checkpoint)  # before the time is spent: can it be written?
         stopped = _train(training, folder, end, options)
     _conclude(training, folder, stopped, options, command)
     return 128 + stopped if isinstance(stopped, signal.Signals) else 0
