@@ -12,6 +12,7 @@ import math
 import os
 import re
 import reprlib
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -174,7 +175,11 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]
 
 def _refuse_special(path: str) -> None:
     """Refuse a FIFO, which would block when opened, and a device, which would be replaced."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
         raise WeightsFileError(f"{path}: not a regular file")
 
 

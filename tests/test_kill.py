@@ -1,7 +1,7 @@
 """A training that is killed, or whose disk fails, at any moment: nothing is lost.
 
-By default saves are cut short in this process, at each call that they make of the system, and a few
-processes are killed. What takes minutes kills a hundred, and with strace at every call of a training:
+By default saves are cut short in this process, at calls that they make of the system, and a few
+processes are killed. What takes minutes kills a hundred, and with strace at every call:
 
     python -m pytest -m slow tests/test_kill.py
 """
@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "PYTHONIOENCODING": "utf-8",
     "OPENBLAS_NUM_THREADS": "1",
 }
-# Every fourth step is saved, that after an epoch as the best, and all but one of the older are removed.
+# Every fourth step is saved, the best beside, and all but one of the older are removed.
 SETTINGS = ["--hidden-size", "4", "--batch-size", "2", "--num-steps", "40", "--lr", "0.1",
             "--checkpoint-every", "4", "--quiet"]  # fmt: skip
 STEPS = 12
@@ -326,7 +326,7 @@ def calls(strace, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["SIGKILL", *ERRORS])
 def test_every_system_call_of_a_training(undisturbed, strace, tmp_path, fault):
-    """Kill it at the call, or let the call fail: each call on the folder, from the first to the last."""
+    """Kill it at the call, or let the call fail: each call on the folder, first to last."""
     written, end = undisturbed
     folder, log = tmp_path / "run", tmp_path / "log"
     found = calls(strace, folder)
