@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import nprnn
-from nprnn import checkpoint, optim, weights
+from nprnn import checkpoint, cli, optim, weights
 from nprnn.checkpoint import Checkpoint, Folder
 from nprnn.training import Position
 
@@ -212,3 +212,26 @@ def test_what_was_never_finished_is_never_read(tmp_path):
         other.touch()
     Folder(folder.path)
     assert sorted(folder.path.iterdir()) == sorted(others)
+
+
+def test_a_checkpoint_sends_no_command_to_a_terminal(tmp_path, monkeypatch, capsys):
+    """A vocabulary, a name or a setting may hold what clears the screen, or writes its title."""
+    monkeypatch.chdir(tmp_path)
+    escape = "\x1b]0;owned\x07\x1b[2J\x9b"
+    one = trained()
+    one.vocabulary = nprnn.Vocabulary("", reserved=list("\x1b\x9b\ra"))
+    one.text["name"] = one.text["sha256"] = one.versions["numpy"] = escape
+    one.run |= {escape: escape}
+    checkpoint.save("evil", one)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for command in (["inspect", "evil"], ["sample", "evil"], ["train", "--resume"]):
+        cli.run(command)
+        out, err = capsys.readouterr()
+        assert len(out + err) > 50
+        assert not {"\x1b", "\x9b", "\x07", "\r"} & set(out + err), command
+    Path("run").mkdir()
+    one.run = {}
+    checkpoint.save("run/step-00000002.safetensors", one)
+    Path("a").write_text("a", "utf-8")
+    assert cli.run(["train", "a", "--resume", "--checkpoint", "run"]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     end = min(training.total_steps, int(run["steps"] or training.total_steps))
     if not options.quiet:
         for line in text_run.introduction(training):
-            note(line)
+            note(one_line(line))
     for sentence in text_run.warnings(training):
         warn(sentence)
     # Before the time is spent: can it be written? And older ones that an interrupted save left go.
