@@ -70,12 +70,22 @@ __all__ = [
     "softmax_cross_entropy",
     "train",
     "unpad_sequences",
+    "worked_example",
 ]
 
 
 # What few programs need is loaded when it is first asked for: functions by the module they are in.
 _ON_REQUEST = {"diagnose": "diagnosis", "worked_example": "worked"}
-_MODULES_ON_REQUEST = ("checkpoint", "course", "interop", "serve", "testing", "weights")
+_MODULES_ON_REQUEST = (
+    "checkpoint",
+    "course",
+    "insight",
+    "interop",
+    "plot",
+    "serve",
+    "testing",
+    "weights",
+)
 
 
 def __getattr__(name: str) -> Any:

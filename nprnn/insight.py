@@ -332,8 +332,9 @@ def saturation(
 ) -> list[Saturation]:
     """Return how often each unit is saturated: near an end of what it can be.
 
-    That is |h| > 0.9 with the default margin, and so for the candidates n and g, and tanh c; gates
-    below 0.1 (closed) or above 0.9 (open); for a ReLU, which saturates at one end only, h = 0.
+    That is `|h|` above 0.9 with the default margin, and so for the candidates n and g, and tanh c;
+    gates below 0.1 (closed) or above 0.9 (open); for a ReLU, which saturates at one end only,
+    h = 0.
 
     Parameters
     ----------
@@ -394,7 +395,7 @@ class Unit(NamedTuple):
 
     @property
     def strength(self) -> float:
-        """0 for no relation, 1 for a perfect one, whichever the sign: |2 AUC - 1|, or |ρ|."""
+        """0 for no relation, 1 for a perfect one, whichever the sign: `|2 AUC - 1|`, or `|ρ|`."""
         return abs(2 * self.score - 1) if self.measure == "AUC" else abs(self.score)
 
 

@@ -44,7 +44,7 @@ __all__ = [
 _NAME = re.compile("(?P<kind>weight|bias)_(ih|hh)_l(?P<layer>[0-9]+)(?P<reverse>_reverse)?")
 
 
-class Parametrised(Protocol):
+class _Parametrised(Protocol):
     """A layer or a model of this package."""
 
     params: Params
@@ -53,7 +53,7 @@ class Parametrised(Protocol):
         """Return the same over other arrays."""
 
 
-AnyParametrised = TypeVar("AnyParametrised", bound=Parametrised)
+AnyParametrised = TypeVar("AnyParametrised", bound=_Parametrised)
 
 
 def from_state_dict(
@@ -170,7 +170,7 @@ def linear_from_state_dict(state_dict: Mapping[str, ArrayLike], *, prefix: str) 
     return Linear(H, V, bias="bias" in params, rng=0).with_params(params)
 
 
-def to_state_dict(layer: Parametrised, *, prefix: str = "") -> Params:
+def to_state_dict(layer: _Parametrised, *, prefix: str = "") -> Params:
     """Return copies of the parameters, named as PyTorch names them.
 
     In PyTorch: ``module.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})``.
@@ -194,7 +194,7 @@ def to_state_dict(layer: Parametrised, *, prefix: str = "") -> Params:
     return {prefix + key: np.array(value, order="C") for key, value in _params(layer).items()}
 
 
-def save_params(path: str | os.PathLike[str], layer: Parametrised) -> None:
+def save_params(path: str | os.PathLike[str], layer: _Parametrised) -> None:
     """Write the parameters of a layer or a model to a safetensors file.
 
     The file is replaced as a whole; `nprnn.weights.save` says more, and names the errors.

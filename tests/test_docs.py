@@ -1,20 +1,27 @@
 """The pages in docs/: their code runs, their output is what it prints, their links lead somewhere.
 
-A page's ```python blocks are run in order, in one namespace, in an empty folder. A ```text block
-right after one is what it prints. A block that begins with a comment such as ``# nprnn/scan.py`` is
-a quotation: it is not run, and each of its lines must stand in that file.
+A page's ```python blocks are run in order, in one namespace, in an empty folder; those that need
+what is not installed are left out. A ```text block right after one is what it prints. A block that
+begins with a comment such as ``# nprnn/scan.py`` is a quotation: it is not run, and each of its
+lines must stand in that file.
 """
 
 import re
+import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from nprnn import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 if not PAGES:
     pytest.skip("runs in a checkout", allow_module_level=True)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What a block needs beside NumPy, by what stands in it.
+EXTRAS = {r"\btorch\b": "torch", r"from nprnn import plot": "matplotlib"}
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -38,15 +45,19 @@ def quoted_file(code):
 @pages
 def test_code_runs_and_prints_what_the_page_says(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": page.stem}
+    namespace, missing = {"__name__": page.stem}, set()
     for language, code, output in blocks(page):
         if language == "python" and not quoted_file(code):
-            if "from nprnn import plot" in code:
-                pytest.importorskip("matplotlib")
+            needed = {name for sign, name in EXTRAS.items() if re.search(sign, code)}
+            missing |= {name for name in needed if find_spec(name) is None}
+            if needed & missing:
+                continue
             exec(compile(code, str(page), "exec"), namespace)
             printed = capsys.readouterr().out
             if output is not None:
                 assert printed.split("\n") == output.split("\n")
+    if missing:
+        pytest.skip(f"the blocks with {' and '.join(sorted(missing))} were not run")
 
 
 @pages
@@ -73,6 +84,17 @@ def test_links_lead_somewhere(page):
         file = page.parent / path if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_commands_have_the_options_that_are_named(page):
+    text = page.read_text("utf-8")
+    lines = [line for block in BLOCK.finditer(text) for line in block[2].split("\n")]
+    inline = re.findall(r"`(nprnn [^`]+)`", re.sub(r"\s+", " ", text))
+    for line in [*lines, *inline]:
+        command = re.split(r"\s{2,}|…|\.\.\.", line)[0]
+        if command.startswith("nprnn ") and "]" not in command:
+            cli._parser().parse_args(shlex.split(command)[1:])
 
 
 @pages

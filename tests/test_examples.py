@@ -68,8 +68,8 @@ def test_the_main_job(book):
     assert text.startswith("the ")
     assert len(text) == 4 + 40 + 1
     assert set(text) <= set(TEXT)
-    assert "2430 characters to train on, 270 held out" in first.stderr
-    assert "warning: 2430 characters" in first.stderr
+    assert "2,430 characters to train on, 270 held out" in first.stderr
+    assert "warning: 2,430 characters" in first.stderr
     assert rows(first.stderr)[-1][:2] == ["100%", "3"]
     assert "\r" not in first.stderr
     assert "Traceback" not in first.stderr

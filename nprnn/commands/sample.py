@@ -105,6 +105,8 @@ def continuation(
     ----------
     checkpoint : Checkpoint
     prefix : str
+        An empty one stands for the end of a line, which the network has seen texts go on after, and
+        hardly ever the first character of one.
     rng, temperature, top_k, top_p
         As for `LanguageModel.generate`.
     length : int
@@ -114,8 +116,9 @@ def continuation(
     """
     vocabulary = checkpoint.vocabulary
     model = _without(checkpoint.model, vocabulary.unknown_id)
+    before = prefix or ("\n" if "\n" in vocabulary else "")
     ids = model.generate(
-        vocabulary.encode(prefix), rng=rng, temperature=temperature, top_k=top_k, top_p=top_p
+        vocabulary.encode(before), rng=rng, temperature=temperature, top_k=top_k, top_p=top_p
     )
     space = "" if is_of_characters(vocabulary) else " "
     tokens = (space + vocabulary.tokens[token] for token in itertools.islice(ids, length))

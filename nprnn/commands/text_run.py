@@ -283,8 +283,8 @@ def introduction(run: Run) -> list[str]:
     layers = f"{model.rnn.num_layers} x {model.rnn.hidden_size} units"
     kind = type(model.rnn).__name__.lower()
     return [
-        f"{checkpoint.text['name']}: {len(run.training)} characters to train on, "
-        f"{len(run.validation)} held out, {len(checkpoint.vocabulary)} different",
+        f"{checkpoint.text['name']}: {len(run.training):,} characters to train on, "
+        f"{len(run.validation):,} held out, {len(checkpoint.vocabulary):,} different",
         f"{kind}, {layers}: {size:,} parameters, {size / len(run.training):.2g} a character",
         f"{run.total_steps:,} steps of {B} x {T} characters, some {run.steps_an_epoch:,} an epoch, "
         f"{settings['optimizer']}, rate {settings['lr']:g}",
@@ -300,7 +300,7 @@ def warnings(run: Run) -> list[str]:
     found = []
     if count < FEW_CHARACTERS:
         found.append(
-            f"{count} characters to train on are few; what it writes will hardly be words "
+            f"{count:,} characters to train on are few; what it writes will hardly be words "
             "(some 100,000 make words, a million sentences)"
         )
     if size > MANY_PARAMETERS * count:
