@@ -464,6 +464,12 @@ def _number(name: str, value: Any) -> float:
     raise _refuse(name, value, "a number with a decimal point")
 
 
+def _finite(name: str, value: Any) -> float:
+    if type(value) is not float or not math.isfinite(value):
+        raise _refuse(name, value, "a finite number with a decimal point")
+    return value
+
+
 def _string(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _refuse(name, value, "a string")
@@ -563,7 +569,7 @@ _FIELDS: dict[str, Check] = {
         num_layers=_size,
         cell=_one_of(*LAYERS),
         nonlinearity=_one_of("tanh", "relu"),
-        dropout=_number,
+        dropout=_finite,
         embedding_size=_or_null(_size),
         tie_weights=_flag,
         dtype=_one_of("float32", "float64"),
@@ -583,7 +589,7 @@ _FIELDS: dict[str, Check] = {
     "run": _scalars,
     "history": _list_of(_row(_whole(1), _whole(0), _number, _number, _or_null(_number))),
     "unfinished": _row(_number, _number, _whole(0)),
-    "best_loss": _or_null(_number),
+    "best_loss": _or_null(_finite),
     "text": _object(name=_string, characters=_whole(0), sha256=_string),
     "versions": _object(nprnn=_string, numpy=_string, python=_string),
 }
