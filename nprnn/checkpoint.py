@@ -46,6 +46,7 @@ OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
 BEST = "best.safetensors"
 _NUMBERED = re.compile(r"step-(\d{8,})\.safetensors")
 _LEFT_OVER = re.compile(r"\.weights-[0-9a-f]{16}\.tmp")  # what an interrupted save leaves behind
+_LONGEST_REASON = 600  # characters
 _LARGEST = 2**31 - 1  # of sizes in the configuration, so that their products stay small
 
 
@@ -158,7 +159,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         return _assembled(tensors, _parsed(tensors, header))
     except (ValueError, TypeError, OverflowError) as error:
-        raise WeightsFileError(f"{os.fspath(path)}: {error}") from None
+        # A hostile value that some check quotes must not make a message of megabytes.
+        raise WeightsFileError(f"{os.fspath(path)}: {str(error)[:_LONGEST_REASON]}") from None
 
 
 # Writing
@@ -290,9 +292,9 @@ def _parsed(tensors: Mapping[str, Array], header: Mapping[str, str]) -> dict[str
         name: _json(name, text) for name, text in header.items() if not name.endswith("_sha256")
     }
     if (fields["format"], fields.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        version = fields.get("format_version")
+        version, name = weights.shown(fields.get("format_version")), weights.shown(fields["format"])
         raise ValueError(
-            f"format_version: {version!r} of {fields['format']!r}; this nprnn reads "
+            f"format_version: {version} of {name}; this nprnn reads "
             f"{FORMAT_VERSION} of {FORMAT!r}: a newer one may read it"
         )
     return fields

@@ -180,6 +180,11 @@ def put(name, text):
         (lambda t, h: h.pop("run"), ["header", "missing run"]),
         (put("more", "1"), ["header", "unexpected", "more"]),
         (put("format_version", "2"), ["format_version: 2", "a newer one may read it"]),
+        (
+            put("format", json.dumps("a" * 9999)),
+            ["format_version: 1 of", "a newer one may read it"],
+        ),
+        (edit("optimizer", amsgrad="x" * 9999), ["amsgrad must be True or False, got 'xxx"]),
         (put("run", "{"), ["header, run: not strict JSON"]),
         (put("run", '{"a": NaN}'), ["header, run", "NaN"]),
         (put("run", '{"a": 1, "a": 2}'), ["header, run", "twice"]),
