@@ -43,7 +43,7 @@ def main(arguments=None):
     chosen = parse(arguments)
     try:
         text = nprnn.read_text(chosen["file"])
-        run = text_run.begin(text, chosen, name=chosen["file"] or "pydoc_data.topics")
+        run = text_run.begin(text_run.read(text, chosen["file"] or "pydoc_data.topics"), chosen)
         vocabulary = run.checkpoint.vocabulary
         prefix, _ = encode(vocabulary, chosen["prefix"], chosen["unknown"], "--prefix")
     except (OSError, ValueError) as error:

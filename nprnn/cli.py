@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from . import __version__
 from .commands import exercise, inspect, plot, sample, score, serve, train
-from .commands.console import harmless, note
+from .commands.console import harmless, note, sentence
 from .commands.options import Formatter
 
 
@@ -36,16 +36,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         note("stopped")
         return 130
     except (ImportError, MemoryError, OSError, OverflowError, ValueError) as error:
-        note(f"nprnn: error: {harmless(_sentence(error))}")
+        note(f"nprnn: error: {harmless(sentence(error))}")
         return 2
     return status
-
-
-def _sentence(error: Exception) -> str:
-    """Return an error's message, without the number that the system gives it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

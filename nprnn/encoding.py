@@ -260,7 +260,7 @@ def read_text(path: str | PathLike[str] | None = None, *, errors: str = "strict"
         from pydoc_data.topics import topics  # half a megabyte that few need
 
         return "\n\n".join(topics[name] for name in sorted(topics))
-    return "".join(_TextFile(path, errors).blocks())
+    return "".join(TextFile(path, errors).blocks())
 
 
 def encode_file(
@@ -298,9 +298,9 @@ def encode_file(
     """
     import tempfile  # takes a third of the time of `import nprnn`
 
-    text = _TextFile(path, check.choice("errors", errors, ("strict", "replace")))
+    text = TextFile(path, check.choice("errors", errors, ("strict", "replace")))
     if vocabulary is None:
-        vocabulary = Vocabulary(_count_characters(text.blocks()))
+        vocabulary = Vocabulary(count_characters(text.blocks()))
     table = vocabulary._table
     if table is None:
         raise ValueError("vocabulary must be one of characters, got " + repr(vocabulary))
@@ -316,7 +316,7 @@ def encode_file(
         return np.memmap(file, dtype, "r", shape=(length,)), vocabulary
 
 
-class _TextFile:
+class TextFile:
     """A UTF-8 file that is read in blocks, once or several times, and must not change meanwhile."""
 
     def __init__(self, path: str | PathLike[str], errors: str) -> None:
@@ -330,7 +330,7 @@ class _TextFile:
         self.stamp: tuple[int, ...] | None = None  # of the file that was opened first
 
     def blocks(self) -> Iterator[str]:
-        """Yield the text; see `read_text`."""
+        """Yield the text, block by block; see `read_text`."""
         try:
             with open(self.name, "rb", opener=_open_at_once) as file:
                 self._check_unchanged(file)
@@ -395,10 +395,11 @@ def _count(tokens: str | Iterable[Hashable]) -> Counter[Any]:
             raise TypeError(
                 f"tokens must be a str or an iterable of hashable tokens: {error}"
             ) from None
-    return _count_characters([tokens])
+    return count_characters([tokens])
 
 
-def _count_characters(blocks: Iterable[str]) -> Counter[str]:
+def count_characters(blocks: Iterable[str]) -> Counter[str]:
+    """Return how often each character occurs in the blocks of a text."""
     counts = np.zeros(_NUM_CODE_POINTS, np.int64)
     top = 0
     for text in blocks:

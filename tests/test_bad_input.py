@@ -131,14 +131,14 @@ def vanishing(s):
     """Read a file that somebody removes between the first and the second time."""
     path = s.scratch / "gone.txt"
     path.write_text("a line\n" * 9)
-    honest = encoding._count_characters
+    honest = encoding.count_characters
 
     def meddling(blocks):
         counts = honest(blocks)
         path.unlink()
         return counts
 
-    s.monkeypatch.setattr(encoding, "_count_characters", meddling)
+    s.monkeypatch.setattr(encoding, "count_characters", meddling)
     return path
 
 

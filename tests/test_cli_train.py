@@ -277,7 +277,7 @@ def test_json_of_a_training(book, capsys):
 
 def test_what_guessing_reaches():
     text = "ab" * 400 + "ba" * 200
-    run_ = text_run.begin(text, {}, name="x")
+    run_ = text_run.begin(text_run.read(text, "x"), {})
     guesses = text_run.guesses(run_)
     held_out = run_.validation
     assert guesses["uniform"] == 2
@@ -583,7 +583,7 @@ def test_a_better_checkpoint_is_named(trained, capsys):
 
 
 def test_what_guessing_reaches_does_not_depend_on_the_block(monkeypatch):
-    run_ = text_run.begin(TEXT, {}, name="x")
+    run_ = text_run.begin(text_run.read(TEXT, "x"), {})
     whole = text_run.guesses(run_)
     monkeypatch.setattr(text_run, "COUNTED", 7)
     assert text_run.guesses(run_) == whole

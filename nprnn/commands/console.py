@@ -77,6 +77,13 @@ def harmless(text: str) -> str:
     )
 
 
+def sentence(error: Exception) -> str:
+    """Return an error's message, without the number that the system gives it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
 def columns(char: str) -> int:
     """Return how many columns of a console a character takes."""
     if char in JOINERS or unicodedata.category(char) in ("Mn", "Me"):

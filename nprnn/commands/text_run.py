@@ -7,16 +7,20 @@ anything.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import optim, schedules
-from ..checkpoint import Checkpoint, Point
-from ..encoding import Vocabulary
+from ..alone import Alone
+from ..checkpoint import Checkpoint, Point, is_of_characters
+from ..encoding import TextFile, Vocabulary, count_characters
 from ..models import LanguageModel
 from ..training import Position, evaluate, perplexity, train
 from .characters import encode
@@ -62,14 +66,20 @@ class Run:
         Kept up to date, and ready to be saved, between two steps.
     training, validation : ndarray of int
         What is trained on, and what is held out for validation, from the text's end.
-    held_out_text : str
-        The latter as it is read.
+    ranks : Alone
+        Who trains.
     """
 
     checkpoint: Checkpoint
     training: Array
     validation: Array
-    held_out_text: str
+    ranks: Alone = field(default_factory=Alone)
+
+    @property
+    def held_out_text(self) -> str:
+        """The text that is held out, as the network reads it."""
+        text: str = self.checkpoint.vocabulary.decode(self.validation)
+        return text
 
     @property
     def total_steps(self) -> int:
@@ -104,6 +114,7 @@ class Run:
             on_nonfinite=run["on_nonfinite"],
             max_rollbacks=run["max_rollbacks"],
             position=checkpoint.position,
+            ranks=self.ranks,
         ):
             if self._validates():
                 record = record._replace(validation_loss=self.evaluate())
@@ -139,56 +150,201 @@ class Run:
             checkpoint.best_loss = held_out
 
 
+class Corpus(NamedTuple):
+    """A text as a network reads it.
+
+    Attributes
+    ----------
+    vocabulary : Vocabulary
+    tokens : ndarray of int, shape (N,)
+    text : dict
+        What tells the text from others: its ``name``, ``characters`` and ``sha256``.
+    """
+
+    vocabulary: Vocabulary
+    tokens: Array
+    text: dict[str, Any]
+
+
+def read(
+    text: str, name: str, *, vocabulary: Vocabulary | None = None, unknown: str = UNKNOWN.default
+) -> Corpus:
+    """Return a text as a network reads it.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        Of the text.
+    vocabulary : Vocabulary, optional
+        By default that of the text.
+    unknown : {"error", "skip", "nearest"}
+        As for `characters.encode`.
+    """
+    vocabulary = Vocabulary(text) if vocabulary is None else vocabulary
+    _, ids = encode(vocabulary, text, unknown, name)
+    return Corpus(vocabulary, ids.astype(_smallest(vocabulary)), fingerprint([text], name))
+
+
+def read_file(
+    file: str,
+    *,
+    vocabulary: Vocabulary | None = None,
+    unknown: str = UNKNOWN.default,
+    errors: str = ERRORS.default,
+    expected: Mapping[str, Any] | None = None,
+    out: str | None = None,
+) -> Corpus:
+    """Do the same for a file, block by block: it may be larger than the memory.
+
+    Parameters
+    ----------
+    file : str
+    vocabulary, unknown
+        As for `read`.
+    errors : {"strict", "replace"}
+        As for `nprnn.read_text`.
+    expected : mapping, optional
+        The fingerprint that it must have.
+    out : str, optional
+        A file for the tokens; by default one that goes when they do.
+    """
+    source = TextFile(file, errors)
+    told = fingerprint(source.blocks(), file)
+    if expected is not None:
+        _check_text(told, expected)
+    if vocabulary is None:
+        vocabulary = Vocabulary(count_characters(source.blocks()))
+    # Words may lie across the border of two blocks.
+    blocks = source.blocks() if is_of_characters(vocabulary) else ["".join(source.blocks())]
+    dtype = _smallest(vocabulary)
+    target: Any = tempfile.TemporaryFile() if out is None else open(out, "w+b")  # noqa: SIM115
+    with target:  # the array keeps the file open
+        for block in blocks:
+            encode(vocabulary, block, unknown, file)[1].astype(dtype).tofile(target)
+        target.flush()
+        return Corpus(vocabulary, _mapped(target, dtype), told)
+
+
+def fingerprint(blocks: Iterable[str], name: str) -> dict[str, Any]:
+    """Return what tells a text from others."""
+    digest, characters = hashlib.sha256(), 0
+    for block in blocks:
+        digest.update(block.encode("utf-8", "surrogatepass"))
+        characters += len(block)
+    return {"name": name, "characters": characters, "sha256": digest.hexdigest()}
+
+
+def _check_text(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse a text that is not the one that a checkpoint was trained on."""
+    if ours["sha256"] != theirs["sha256"]:
+        raise ValueError(
+            f"the text has {ours['characters']} characters and is not that of the checkpoint, "
+            f"{theirs['name']} with {theirs['characters']}: to train on another, take --init-from"
+        )
+
+
+def _smallest(vocabulary: Vocabulary) -> np.dtype[Any]:
+    return np.min_scalar_type(len(vocabulary) - 1)  # an eighth of the memory
+
+
+def _mapped(file: Any, dtype: np.dtype[Any]) -> Array:
+    """Return what a file of tokens holds; a map cannot be empty."""
+    file.seek(0, 2)
+    return np.memmap(file, dtype, "r") if file.tell() else np.zeros(0, dtype)
+
+
+def read_together(file: str, out: str, ranks: Alone, **options: Any) -> Corpus:
+    """Do the same for several ranks: the first reads the file, and the others map its tokens.
+
+    Parameters
+    ----------
+    file : str
+    out : str
+        Where all ranks find the tokens; the file is gone afterwards.
+    ranks : Ranks
+    **options
+        As for `read_file`.
+    """
+    if ranks.rank == 0:
+        corpus = read_file(file, out=out, **options)
+        known = corpus.vocabulary
+        # Those of a checkpoint all have; new ones are of characters.
+        told = {"tokens": None if options.get("vocabulary") else known.tokens, **corpus.text}
+        ranks.share(json.dumps(told).encode())
+    else:
+        told = json.loads(ranks.share(b""))
+        tokens = told.pop("tokens")
+        known = options.get("vocabulary") or Vocabulary(tokens)
+        with open(out, "rb") as source:
+            corpus = Corpus(known, _mapped(source, _smallest(known)), told)
+    ranks.wait()
+    if ranks.rank == 0:
+        os.unlink(out)
+    return corpus
+
+
 def begin(
-    text: str, settings: Mapping[str, Any], *, name: str, source: Checkpoint | None = None
+    corpus: Corpus,
+    settings: Mapping[str, Any],
+    *,
+    source: Checkpoint | None = None,
+    ranks: Alone | None = None,
 ) -> Run:
     """Return a training that is to begin.
 
     Parameters
     ----------
-    text : str
+    corpus : Corpus
     settings : mapping
         What the user decided, by the names of `options.SETTINGS`; the others have their defaults.
-    name : str
-        Of the text.
     source : Checkpoint, optional
-        Where to take the weights and the vocabulary from. By default the weights are drawn, and
-        the vocabulary is the text's.
+        Where to take the weights from, whose vocabulary is that of the corpus. By default they are
+        drawn.
+    ranks : Alone, optional
+        Who trains.
     """
     run = _resolved(settings)
     if source is not None:
         run |= _model_settings(source.model, settings)
-    vocabulary = Vocabulary(text) if source is None else source.vocabulary
-    read, training, validation = _split(vocabulary, text, run["unknown"], name)
+    training, validation = _split(corpus.tokens)
     run |= _fit(run, len(training))
-    model = _new_model(len(vocabulary), run) if source is None else source.model
+    model = _new_model(len(corpus.vocabulary), run) if source is None else source.model
     rng = np.random.default_rng(run["seed"])
     checkpoint = Checkpoint(
         model,
-        vocabulary,
+        corpus.vocabulary,
         _new_optimizer(run["optimizer"], model.params),
         Position(rng=rng.bit_generator.state),
-        fingerprint(text, name),
+        corpus.text,
         run,
     )
-    return Run(checkpoint, training, validation, read[-len(validation) :])
+    return Run(checkpoint, training, validation, ranks or Alone())
 
 
-def resume(checkpoint: Checkpoint, text: str, settings: Mapping[str, Any]) -> Run:
+def resume(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    settings: Mapping[str, Any],
+    *,
+    ranks: Alone | None = None,
+) -> Run:
     """Return a training that goes on where it was saved.
 
     Parameters
     ----------
     checkpoint : Checkpoint
         Made by a `Run`.
-    text : str
-        The text that it was trained on.
+    corpus : Corpus
+        The text that it was trained on, read with its vocabulary.
     settings : mapping
         What the user said again. Of this only the length of the training may differ, and what is
         done about numbers that are not finite.
+    ranks : Alone, optional
+        Who trains; they may be more or fewer than before.
     """
     run = dict[str, Any](checkpoint.run)
-    _check_run(run)
+    check_run(run)
     for option in (*SETTINGS, *_READING):
         given = settings.get(option.name, run[option.name])
         if given != run[option.name]:
@@ -196,26 +352,16 @@ def resume(checkpoint: Checkpoint, text: str, settings: Mapping[str, Any]) -> Ru
                 f"{option.flag} {given} does not go with --resume: the checkpoint has "
                 f"{run[option.name]}; leave it out, or take the weights alone with --init-from"
             )
-    ours, theirs = fingerprint(text, ""), checkpoint.text
-    if ours["sha256"] != theirs["sha256"]:
-        raise ValueError(
-            f"the text has {ours['characters']} characters and is not that of the checkpoint, "
-            f"{theirs['name']} with {theirs['characters']}: to train on another, take --init-from"
-        )
-    read, training, validation = _split(checkpoint.vocabulary, text, run["unknown"], "the text")
+    _check_text(corpus.text, checkpoint.text)
+    training, validation = _split(corpus.tokens)
     run |= {option.name: settings[option.name] for option in _MANNER if option.name in settings}
     if "epochs" in settings or "steps" in settings:
         run["steps"] = settings.get("steps")
         run["epochs"] = settings.get("epochs", run["epochs"])
         run["total_steps"] = _fit(run, len(training))["total_steps"]
-    checkpoint.run = run
-    return Run(checkpoint, training, validation, read[-len(validation) :])
-
-
-def fingerprint(text: str, name: str) -> dict[str, Any]:
-    """Return what tells a text from others."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return {"name": name, "characters": len(text), "sha256": digest}
+    checkpoint.run, ranks = run, ranks or Alone()
+    checkpoint.position.state = ranks.own_state(checkpoint.position.state)
+    return Run(checkpoint, training, validation, ranks)
 
 
 def schedule(run: Mapping[str, Any]) -> schedules.Schedule:
@@ -348,7 +494,7 @@ def _model_settings(model: LanguageModel, settings: Mapping[str, Any]) -> dict[s
     return own
 
 
-def _check_run(run: Mapping[str, Any]) -> None:
+def check_run(run: Mapping[str, Any]) -> None:
     """Refuse the settings of a checkpoint that no `Run` can have made."""
     optional = [EPOCHS, EPOCHS._replace(flag="--steps")]
     fitted = [EPOCHS._replace(flag=f"--{name}", default=0) for name in _FITTED]
@@ -360,17 +506,15 @@ def _check_run(run: Mapping[str, Any]) -> None:
         )
 
 
-def _split(vocabulary: Vocabulary, text: str, unknown: str, name: str) -> tuple[str, Array, Array]:
-    """Return the text as the network reads it, what to train on, and what is held out of it."""
-    read, tokens = encode(vocabulary, text, unknown, name)
-    tokens = tokens.astype(np.min_scalar_type(len(vocabulary) - 1))  # a quarter of the memory
+def _split(tokens: Array) -> tuple[Array, Array]:
+    """Return what to train on, and what is held out of it."""
     held_out = min(int(len(tokens) * HELD_OUT), MOST_HELD_OUT)
     if held_out < 2:
         raise ValueError(
             f"the text is too short: {len(tokens)} characters, where at least 20 are needed "
             "(and some 100,000 to learn to write)"
         )
-    return read, tokens[:-held_out], tokens[-held_out:]
+    return tokens[:-held_out], tokens[-held_out:]
 
 
 def _fit(run: Mapping[str, Any], num_tokens: int) -> dict[str, int]:

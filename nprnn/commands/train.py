@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _validation
+from ..alone import Alone
 from ..checkpoint import BEST, Checkpoint, Folder, latest, load, numbered
-from ..encoding import read_text
 from ..training import perplexity
 from . import text_run
-from .console import Progress, note, one_line, warn, write, write_json
+from .console import Progress, note, one_line, sentence, warn, write, write_json
 from .options import (
     EPOCHS,
     ERRORS,
@@ -34,10 +34,11 @@ from .options import (
     whole,
 )
 from .sample import continuation
+from .together import ends, together
 
 if TYPE_CHECKING:
     from ..training import Record
-    from .text_run import Run
+    from .text_run import Corpus, Run
 
 STEPS = Option("--steps", None, whole(1), "stop at this step", shown="at the end")
 MAX_SECONDS = Option(
@@ -51,6 +52,7 @@ KEEP = Option("--keep", 1, whole(0), "older checkpoints to keep")
 MINUTE = 60.0  # seconds between checkpoints, where no number of steps is given
 SAMPLE_EVERY = 10.0  # seconds between two samples during training, at least
 SAMPLE_LENGTH = 72
+TOKENS = ".tokens.tmp"  # in the folder, while several ranks open it
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -77,22 +79,30 @@ def define(parser: argparse.ArgumentParser) -> None:
 # What overflows is found where the gradients are clipped, and told in a sentence.
 @np.errstate(over="ignore", invalid="ignore")
 def run(options: argparse.Namespace) -> int:
-    """Train; return the exit status."""
+    """Train, maybe together with other ranks; return the exit status."""
+    with together(sentence) as ranks:
+        return _run(options, ranks)
+    raise AssertionError("an error on one rank ends them all")
+
+
+def _run(options: argparse.Namespace, ranks: Alone) -> int:
     given = vars(options)
     if options.resume and options.init_from:
         raise ValueError("--resume takes everything from the checkpoint, --init-from the weights")
     if not options.resume and options.file is None:
         raise ValueError("which text? nprnn train FILE")
-    training, folder, command = (_resumed if options.resume else _begun)(given)
+    said = {name: value for name, value in given.items() if name != "run"}
+    ranks.check_same("options", repr(sorted(said.items())))
+    training, folder, command = (_resumed if options.resume else _begun)(given, ranks)
     run = training.checkpoint.run
     end = min(training.total_steps, int(run["steps"] or training.total_steps))
     if not options.quiet:
         for line in text_run.introduction(training):
             note(one_line(line))
-    for sentence in text_run.warnings(training):
-        warn(sentence)
+    for warning in text_run.warnings(training):
+        warn(warning)
     # Before the time is spent: can it be written? And older ones that an interrupted save left go.
-    folder.save(training.checkpoint)
+    _save(folder.save, training)
     if training.checkpoint.position.step >= end:
         note(
             f"nothing is left to do: step {end} is reached; to go on, add --resume and a larger "
@@ -101,23 +111,51 @@ def run(options: argparse.Namespace) -> int:
         stopped = None
     else:
         stopped = _train(training, folder, end, options)
-    _conclude(training, folder, stopped, options, command)
+    ranks.wait()
+    if ranks.rank == 0:
+        _conclude(training, folder, stopped, options, command)
     return 128 + stopped if isinstance(stopped, signal.Signals) else 0
 
 
-def _begun(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
+def _begun(given: Mapping[str, Any], ranks: Alone) -> tuple[Run, Folder, str]:
     """Return a new training, its folder, and the command to go on with it."""
     file = given["file"]
-    text = read_text(file, errors=given.get("errors", ERRORS.default))
     source = load(latest(given["init_from"])) if given["init_from"] else None
-    training = text_run.begin(text, given, name=file, source=source)
-    path = _free_folder(file, given["checkpoint"])
+    path = Path(_of_the_first(ranks, lambda: _free_folder(file, given["checkpoint"])))
+    training = text_run.begin(
+        _read(
+            file,
+            path,
+            ranks,
+            vocabulary=None if source is None else source.vocabulary,
+            unknown=given.get("unknown", UNKNOWN.default),
+            errors=given.get("errors", ERRORS.default),
+        ),
+        given,
+        source=source,
+        ranks=ranks,
+    )
     command = f"nprnn train {shlex.quote(file)} --resume"
     if given["checkpoint"] or path != Path(Path(file).stem):
         command += f" --checkpoint {shlex.quote(str(path))}"
     keep = given.get("keep", KEEP.default)
     training.checkpoint.run |= {"keep": keep, "checkpoint_every": given.get("checkpoint_every")}
     return training, Folder(path, keep), command
+
+
+def _read(file: str, folder: Path, ranks: Alone, **options: Any) -> Corpus:
+    """Return the text as the network reads it; several ranks share its tokens in the folder."""
+    if ranks.size == 1:
+        return text_run.read_file(file, **options)
+    ranks.check_same("text", ends(file))
+    if ranks.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    return text_run.read_together(file, str(folder / TOKENS), ranks, **options)
+
+
+def _of_the_first(ranks: Alone, path: Callable[[], Path]) -> str:
+    """Return what the first rank finds: the others would look while it already writes."""
+    return ranks.share(os.fsencode(path()) if ranks.rank == 0 else b"").decode()
 
 
 def _free_folder(file: str, wanted: str | None) -> Path:
@@ -145,22 +183,31 @@ def _folders(file: str) -> Iterator[Path]:
         number += 1
 
 
-def _resumed(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
+def _resumed(given: Mapping[str, Any], ranks: Alone) -> tuple[Run, Folder, str]:
     """Return the training of a folder, to go on; the folder, and the command to go on again."""
-    path = latest(_used_folder(given))
+    path = Path(_of_the_first(ranks, lambda: latest(_used_folder(given))))
     if path.name == BEST or not numbered(path.parent):
         raise ValueError(f"{path}: --resume needs a folder with checkpoints of nprnn train")
     checkpoint = load(path)
-    file = given["file"] or checkpoint.text["name"]
-    errors = checkpoint.run.get("errors")
-    if not ERRORS.fits(errors):
-        raise ValueError(f"{path}: the checkpoint was not made by nprnn train")
-    training = text_run.resume(checkpoint, read_text(file, errors=str(errors)), given)
-    checkpoint.text["name"] = file
-    keep = given.get("keep", checkpoint.run.get("keep", KEEP.default))
-    every = given.get("checkpoint_every", checkpoint.run.get("checkpoint_every"))
+    if ranks.size > 1:
+        ranks.check_same("checkpoint", path.read_bytes())
+    file, known = given["file"] or checkpoint.text["name"], checkpoint.run
+    keep = given.get("keep", known.get("keep", KEEP.default))
+    every = given.get("checkpoint_every", known.get("checkpoint_every"))
     if not (KEEP.fits(keep) and EVERY.fits(every)):
         raise ValueError(f"{path}: the checkpoint was not made by nprnn train")
+    text_run.check_run(known)
+    corpus = _read(
+        file,
+        path.parent,
+        ranks,
+        vocabulary=checkpoint.vocabulary,
+        unknown=str(known["unknown"]),
+        errors=str(known["errors"]),
+        expected=checkpoint.text,
+    )
+    training = text_run.resume(checkpoint, corpus, given, ranks=ranks)
+    checkpoint.text["name"] = file
     checkpoint.run |= {"keep": keep, "checkpoint_every": every}
     note(f"going on with {path}")
     command = (
@@ -203,11 +250,12 @@ def _train(
                 progress.show(record)
                 if record.rollbacks:
                     warn(_rolled_back(record, checkpoint))
-                now = progress.seconds
+                # What any rank was told, and the clock that is furthest, count for all.
+                told, now = training.ranks.highest(signals[0] if signals else 0, progress.seconds)
                 if record.validation_loss is not None and now - sampled > SAMPLE_EVERY:
                     progress.say(_sample(checkpoint))
                     sampled = now
-                stop: signal.Signals | str | None = signals[0] if signals else None
+                stop: signal.Signals | str | None = signal.Signals(int(told)) if told else None
                 if stop is None and now >= max_seconds:
                     stop = f"{max_seconds:g} s"
                 if stop is None and record.step == end < training.total_steps:
@@ -215,10 +263,10 @@ def _train(
                 validated = record.validation_loss is not None
                 if validated and record.validation_loss == checkpoint.best_loss:
                     # First: who goes on from an older step comes by here again, from this one not.
-                    folder.save_best(checkpoint)
+                    _save(folder.save_best, training)
                 due = record.step % int(every) == 0 if every else validated or now - saved > MINUTE
                 if due or stop is not None or record.step == end:
-                    folder.save(checkpoint)
+                    _save(folder.save, training)
                     saved = now
                 if stop is not None:
                     return stop
@@ -237,6 +285,18 @@ def _train(
     finally:
         progress.close()
     return None
+
+
+def _save(write: Callable[[Checkpoint], Any], training: Run) -> None:
+    """Save the training, with the states of all ranks; the first one writes."""
+    position, ranks = training.checkpoint.position, training.ranks
+    own = position.state
+    position.state = ranks.whole_state(own)
+    try:
+        if ranks.rank == 0:
+            write(training.checkpoint)
+    finally:
+        position.state = own
 
 
 def _rolled_back(record: Record, checkpoint: Checkpoint) -> str:
