@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 _SIGNS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # what mpiexec leaves in the environment
 
 
-def is_launched() -> bool:
-    """Whether this process was started by mpiexec, or by what stands in its place."""
-    return any(name in os.environ for name in _SIGNS)
+def launched_as() -> int | None:
+    """Return which rank mpiexec, or what stands in its place, started this process as, if any."""
+    for name in _SIGNS:
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return None
 
 
 class Alone:

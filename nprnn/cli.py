@@ -12,6 +12,7 @@ from . import __version__
 from .commands import exercise, inspect, plot, sample, score, serve, train
 from .commands.console import harmless, note, sentence
 from .commands.options import Formatter
+from .commands.together import one_voice
 
 
 def main() -> None:
@@ -24,6 +25,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a narrow console shows ?, and does not crash
+    with one_voice():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         status: int = options.run(options)

@@ -25,7 +25,7 @@ _SENTENCE = 1000  # bytes of a message between ranks
 _PATIENCE = 2.0  # seconds that a rank in trouble waits for the others to be in it too
 
 
-class RanksError(RuntimeError):
+class RanksError(ValueError):
     """The ranks do not hold what they should; the message names the rank."""
 
 

@@ -3,15 +3,17 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nprnn
-from nprnn import distributed
+from nprnn import cli, distributed
 from nprnn.alone import Alone
 
 FOLDER = Path(sys.executable).parent
@@ -100,3 +102,141 @@ def test_masks_of_the_ranks_are_those_of_one_process(size):
         assert rng.bit_generator.state == whole.bit_generator.state
     for k in range(2):
         np.testing.assert_array_equal(np.concatenate([each[k] for each in own], axis=2), drawn[k])
+
+
+TEXT = "the quick brown fox jumps over the lazy dog.\n" * 200
+SMALL = ["--hidden-size", "16", "--batch-size", "6", "--num-steps", "20", "--dropout", "0.2",
+         "--num-layers", "2"]  # fmt: skip
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT, "utf-8")
+    return "book.txt"
+
+
+def losses(folder):
+    one = nprnn.checkpoint.load(nprnn.checkpoint.latest(folder))
+    return [point.validation_loss or point.loss for point in one.history]
+
+
+@needs_mpi
+def test_the_command_trains_as_one_process_does(book, tmp_path):
+    ended = start(3, "-m", "nprnn", "train", book, *SMALL, "--steps", "60")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("on held-out text") == 1  # one speaks for all
+    assert ended.stderr.count("characters to train on") == 1
+    assert {path.suffix for path in Path("book").iterdir()} == {".safetensors"}
+    alone = start(1, "-m", "nprnn", "train", book, *SMALL, "--steps", "60", "--checkpoint", "one")
+    assert alone.returncode == 0, alone.stderr
+    np.testing.assert_allclose(losses("book"), losses("one"), rtol=1e-4)
+    sampled = start(1, "-m", "nprnn", "sample", "book", "--length", "5")
+    assert len(sampled.stdout) == 6
+
+
+@needs_mpi
+def test_it_goes_on_with_another_number_of_ranks(book):
+    assert start(1, "-m", "nprnn", "train", book, *SMALL, "--steps", "50").returncode == 0
+    for size, steps in ((3, 20), (2, 40)):
+        resume = ["--resume"] if steps > 20 else []
+        ended = start(size, "-m", "nprnn", "train", book, *(resume or SMALL), "--steps", steps,
+                      "--checkpoint", "parts")  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+    alone = [sys.executable, "-m", "nprnn", "train", book, "--resume", "--steps", "50",
+             "--checkpoint", "parts"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": PACKAGE}
+    subprocess.run(alone, check=True, capture_output=True, env=environment)
+    params = [
+        nprnn.checkpoint.load(nprnn.checkpoint.latest(folder)).model.params
+        for folder in ("book", "parts")
+    ]
+    for name, value in params[0].items():
+        np.testing.assert_allclose(params[1][name], value, rtol=0, atol=2e-3 * np.abs(value).max())
+
+
+@needs_mpi
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_one_rank_ends_all(book, number):
+    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "nprnn", "train", book, *SMALL,
+               "--checkpoint-every", "20", "--epochs", "100000"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": PACKAGE, "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as job:
+        ranks = children(job, "book/step-00000040.safetensors")
+        os.kill(ranks[-1], number)
+        out, err = job.communicate(timeout=10)
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    position = nprnn.checkpoint.load(nprnn.checkpoint.latest("book")).position
+    assert position.step >= 40
+    if number == signal.SIGTERM:
+        assert job.returncode == 128 + number
+        assert f"stopped after step {position.step} of" in err
+        assert "nprnn train book.txt --resume" in err
+        assert out.count("checkpoint:") == 1
+    else:
+        assert job.returncode != 0
+        assert "Killed" in out + err
+    ended = start(3, "-m", "nprnn", "train", book, "--resume", "--steps", position.step + 5)
+    assert ended.returncode == 0, ended.stderr
+    assert nprnn.checkpoint.load(nprnn.checkpoint.latest("book")).position.step == position.step + 5
+
+
+def children(job, awaited):
+    """Return the processes of the ranks, once a file is there."""
+    end = time.monotonic() + 60
+    while not Path(awaited).exists():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            command = path.with_name("cmdline").read_bytes()
+            if b"nprnn\0train" in command and path.parent.joinpath("cwd").resolve() == Path.cwd():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return sorted(pid for pid in found if pid != job.pid)
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (["book.txt"], ["other.txt"], "all ranks must have the same options; rank 1"),
+        (["book.txt"], ["book.txt", "--lr", "0.1"], "the same options; rank 1"),
+        (["same.txt"], ["same.txt"], "all ranks must have the same text; rank 1"),
+        (["here.txt"], ["here.txt"], "on rank 1 of 2: here.txt: No such file"),
+        (["book.txt", "--batch-size", "3"], ["book.txt", "--batch-size", "3"], "take 2 or 4"),
+        (["none.txt"], ["none.txt"], "none.txt: No such file"),
+    ],
+)
+def test_ranks_that_were_started_differently(book, first, second, words):
+    Path("b").mkdir()
+    for name in (book, "other.txt"):
+        Path("b", name).write_text(TEXT, "utf-8")
+        Path(name).write_text(TEXT, "utf-8")
+    Path("same.txt").write_text(TEXT, "utf-8")
+    Path("b/same.txt").write_text(TEXT + "a", "utf-8")
+    Path("here.txt").write_text(TEXT, "utf-8")
+    ended = start(
+        1, "-m", "nprnn", "train", *first, ":", "-n", "1", "-wdir", str(Path("b").resolve()),
+        sys.executable, "-m", "nprnn", "train", *second,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("nprnn: error") == 1
+    assert not list(Path().glob("*/*.safetensors"))
+
+
+def test_mpiexec_without_mpi4py(book, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setenv("PMI_RANK", "0")
+    assert cli.run(["train", book]) == 2
+    assert "pip install 'nprnn[mpi]'" in capsys.readouterr().err
+    monkeypatch.setenv("PMI_RANK", "1")
+    assert cli.run(["train", book]) == 2
+    assert capsys.readouterr().err == ""

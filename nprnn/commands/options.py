@@ -103,13 +103,14 @@ def _listed(choices: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
+BATCH_SIZE = Option("--batch-size", 16, whole(1), "sequences in a batch", "B")
 # What decides the weights that come out; `nprnn train --resume` takes it from the checkpoint.
 SETTINGS = (
     Option("--cell", "gru", str, _listed(CELLS), "CELL", CELLS),
     Option("--hidden-size", 128, whole(1), "units in a layer", "H"),
     Option("--num-layers", 1, whole(1), "layers", "L"),
     Option("--dropout", 0.0, part, "part of each layer's output left out", "P"),
-    Option("--batch-size", 16, whole(1), "sequences in a batch", "B"),
+    BATCH_SIZE,
     Option("--num-steps", 64, whole(1), "characters in a window", "T"),
     Option("--order", "sequential", str, "sequential carries the state on, or random",
            "ORDER", ORDERS),

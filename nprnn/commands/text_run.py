@@ -309,6 +309,8 @@ def begin(
         run |= _model_settings(source.model, settings)
     training, validation = _split(corpus.tokens)
     run |= _fit(run, len(training))
+    ranks = ranks or Alone()
+    ranks.columns(run["fitted_batch_size"])
     model = _new_model(len(corpus.vocabulary), run) if source is None else source.model
     rng = np.random.default_rng(run["seed"])
     checkpoint = Checkpoint(
@@ -319,7 +321,7 @@ def begin(
         corpus.text,
         run,
     )
-    return Run(checkpoint, training, validation, ranks or Alone())
+    return Run(checkpoint, training, validation, ranks)
 
 
 def resume(
@@ -360,6 +362,7 @@ def resume(
         run["epochs"] = settings.get("epochs", run["epochs"])
         run["total_steps"] = _fit(run, len(training))["total_steps"]
     checkpoint.run, ranks = run, ranks or Alone()
+    ranks.columns(int(run["fitted_batch_size"]))
     checkpoint.position.state = ranks.own_state(checkpoint.position.state)
     return Run(checkpoint, training, validation, ranks)
 

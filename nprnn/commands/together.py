@@ -8,46 +8,50 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from ..alone import Alone, is_launched
+from ..alone import Alone, launched_as
 
 _EDGE = 1 << 16  # bytes of a file's ends, by which two are told apart
 
 
 @contextlib.contextmanager
-def together(sentence: Callable[[Exception], str]) -> Iterator[Alone]:
-    """Yield the ranks, of which only the first writes; or a single one, without mpiexec.
+def one_voice() -> Iterator[None]:
+    """Let the first rank write, and no other: all would write the same."""
+    with contextlib.ExitStack() as stack:
+        if launched_as():
+            silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(silent))
+            stack.enter_context(contextlib.redirect_stderr(silent))
+        yield
 
-    An error that all ranks meet is the first one's to tell. One that a single rank meets is told by
-    that rank, which then ends the others: they may be waiting for it.
+
+@contextlib.contextmanager
+def together(sentence: Callable[[Exception], str]) -> Iterator[Alone]:
+    """Yield the ranks that mpiexec has started, or a single one.
+
+    An error that all ranks meet is raised by all. One that a single rank meets is told by that
+    rank, which then ends the others: they may be waiting for it.
 
     Parameters
     ----------
     sentence : callable
         Says in words what an error is.
     """
-    if not is_launched():
+    if launched_as() is None:
         yield Alone()
         return
     from ..distributed import Ranks
 
     ranks = Ranks()
-    with contextlib.ExitStack() as stack:
-        if ranks.rank:
-            silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(silent))
-            stack.enter_context(contextlib.redirect_stderr(silent))
-        try:
-            yield ranks
-        except Exception as error:
-            if ranks.all_in_trouble():
-                if ranks.rank:
-                    sys.exit(2)
-                raise
-            told = f"nprnn: error: on rank {ranks.rank} of {ranks.size}: {sentence(error)}"
-            print(told, file=sys.__stderr__, flush=True)
-            ranks.end_all(2)
-        except KeyboardInterrupt:
-            ranks.end_all(130)
+    try:
+        yield ranks
+    except Exception as error:
+        if ranks.all_in_trouble():
+            raise
+        told = f"nprnn: error: on rank {ranks.rank} of {ranks.size}: {sentence(error)}"
+        print(told, file=sys.__stderr__, flush=True)
+        ranks.end_all(2)
+    except KeyboardInterrupt:
+        ranks.end_all(130)
 
 
 def ends(file: str) -> bytes:

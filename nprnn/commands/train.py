@@ -22,6 +22,7 @@ from ..training import perplexity
 from . import text_run
 from .console import Progress, note, one_line, sentence, warn, write, write_json
 from .options import (
+    BATCH_SIZE,
     EPOCHS,
     ERRORS,
     MAX_ROLLBACKS,
@@ -120,6 +121,7 @@ def _run(options: argparse.Namespace, ranks: Alone) -> int:
 def _begun(given: Mapping[str, Any], ranks: Alone) -> tuple[Run, Folder, str]:
     """Return a new training, its folder, and the command to go on with it."""
     file = given["file"]
+    ranks.columns(given.get("batch_size", BATCH_SIZE.default))
     source = load(latest(given["init_from"])) if given["init_from"] else None
     path = Path(_of_the_first(ranks, lambda: _free_folder(file, given["checkpoint"])))
     training = text_run.begin(
