@@ -4,7 +4,8 @@ Nothing here loads NumPy before `start` has set the number of threads: it is rea
 """
 
 import argparse
-import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -72,15 +73,13 @@ def chosen(points, options):
 
 
 def present(names):
-    """Return those of the peers that can be imported, and say which cannot."""
+    """Return those of the peers that are installed, and say which are not."""
     found = []
     for name in names.split(",") if names else []:
-        try:
-            importlib.import_module("onnxruntime" if name == "onnx" else name)
-        except ImportError:
-            print(f"{name} is not installed, and left out", file=sys.stderr)
-        else:
+        if importlib.util.find_spec("onnxruntime" if name == "onnx" else name):
             found.append(name)
+        else:
+            print(f"{name} is not installed, and left out", file=sys.stderr)
     return found
 
 
@@ -159,7 +158,7 @@ def facts(options, peers):
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     versions = {
-        name: importlib.import_module("onnxruntime" if name == "onnx" else name).__version__
+        name: importlib.metadata.version("onnxruntime" if name == "onnx" else name)
         for name in peers
     }
     return {

@@ -213,6 +213,98 @@ def train_jax(cell, point):
     return run
 
 
+def train_flax(cell, point):
+    """Return a function that takes a step with Flax's layers, compiled; with weights of its own."""
+    import optax
+    from flax import nnx
+
+    V, H, _, _ = point
+    cells = {"rnn": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.rnn = nnx.RNN(cells[cell](V, H, rngs=rngs), time_major=True, rngs=rngs)
+            self.readout = nnx.Linear(H, V, rngs=rngs)
+
+        def __call__(self, ids):
+            return self.readout(self.rnn(nnx.one_hot(ids, V)))
+
+    def loss_of(model, inputs, targets):
+        scores = model(inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(scores, targets).mean()
+
+    network = Model(nnx.Rngs(0))
+    rule = optax.chain(optax.clip_by_global_norm(MAX_NORM), optax.sgd(LR))
+    optimizer = nnx.Optimizer(network, rule, wrt=nnx.Param)
+
+    @nnx.jit
+    def compiled(network, optimizer, inputs, targets):
+        loss, grads = nnx.value_and_grad(loss_of)(network, inputs, targets)
+        optimizer.update(network, grads)
+        return loss
+
+    bound = nnx.cached_partial(compiled, network, optimizer)
+    return lambda inputs, targets: float(bound(inputs.astype(np.int32), targets.astype(np.int32)))
+
+
+def train_keras(cell, point):
+    """Return a function that takes a step with Keras on JAX; with weights of its own."""
+    import os
+
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    V, H, T, B = point
+    layers = {"rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}
+    network = keras.Sequential(
+        [
+            keras.Input((T,), batch_size=B, dtype="int32"),
+            keras.layers.Lambda(lambda ids: keras.ops.one_hot(ids, V), output_shape=(T, V)),
+            getattr(keras.layers, layers[cell])(H, return_sequences=True),
+            keras.layers.Dense(V),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.SGD(LR, global_clipnorm=MAX_NORM), loss)
+    return lambda inputs, targets: float(network.train_on_batch(inputs.T, targets.T))
+
+
+def train_numpy_ml(cell, point):
+    """Return a function that takes a step with numpy-ml's RNNCell; with weights of its own.
+
+    The layers RNN and LSTM of version 0.1.2 cannot be made, its import asks of `collections` what
+    Python 3.10 took out, and `flush_gradients` leaves a list where the cell expects None.
+    """
+    import collections
+    import collections.abc
+
+    collections.Hashable = collections.abc.Hashable
+    from numpy_ml.neural_nets import layers, losses
+
+    V, H, T, B = point
+    rule = f"SGD(lr={LR}, clip_norm={MAX_NORM})"  # clips each matrix by itself
+    recurrent = {"rnn": layers.RNNCell}[cell](H, optimizer=rule)
+    readout, softmax = layers.FullyConnected(V, optimizer=rule), layers.Softmax()
+    loss, one_hot = losses.CrossEntropy(), np.eye(V, dtype=np.float32)
+
+    def step(inputs, targets):
+        hidden = np.stack([recurrent.forward(x) for x in one_hot[inputs]])
+        p = softmax.forward(readout.forward(hidden.reshape(T * B, H)))
+        truth = one_hot[targets.ravel()]
+        d_hidden = readout.backward(loss.grad(truth, p) / (T * B)).reshape(T, B, H)
+        for t in reversed(range(T)):
+            recurrent.backward(d_hidden[t])
+        value = loss.loss(truth, p) / (T * B)
+        for part in (recurrent, readout):
+            part.update(value)
+            part.flush_gradients()
+        softmax.flush_gradients()
+        recurrent.derived_variables["dLdA_accumulator"] = None
+        return value
+
+    return step
+
+
 def onnx_session(cell, point, threads):
     """Return an onnxruntime session of the model, and its first inputs beside the ids."""
     import tempfile

@@ -18,7 +18,13 @@ common.start(options)
 
 import peers
 
-PEERS = {"torch": peers.train_torch, "jax": peers.train_jax}
+PEERS = {
+    "torch": peers.train_torch,
+    "jax": peers.train_jax,
+    "flax": peers.train_flax,
+    "keras": peers.train_keras,
+    "numpy_ml": peers.train_numpy_ml,
+}
 
 
 def main():
