@@ -19,5 +19,6 @@ napoleon_use_ivar = True
 napoleon_use_param = napoleon_use_rtype = False
 autodoc_preserve_defaults = True
 default_role = "code"
+toc_object_entries_show_parents = "hide"
 html_theme = "alabaster"
 html_theme_options = {"page_width": "60em", "description": nprnn.__doc__}
