@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.random  # now: reading a file imports nothing
 
 from . import optim, weights
 from ._validation import integer
@@ -45,6 +46,7 @@ OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
 BEST = "best.safetensors"
 _NUMBERED = re.compile(r"step-(\d{8,})\.safetensors")
 _LEFT_OVER = re.compile(r"\.weights-[0-9a-f]{16}\.tmp")  # what an interrupted save leaves behind
+_LONGEST_REASON = 600  # characters
 _LARGEST = 2**31 - 1  # of sizes in the configuration, so that their products stay small
 
 
@@ -157,7 +159,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         return _assembled(tensors, _parsed(tensors, header))
     except (ValueError, TypeError, OverflowError) as error:
-        raise WeightsFileError(f"{os.fspath(path)}: {error}") from None
+        # A hostile value that some check quotes must not make a message of megabytes.
+        raise WeightsFileError(f"{os.fspath(path)}: {str(error)[:_LONGEST_REASON]}") from None
 
 
 # Writing
@@ -289,9 +292,9 @@ def _parsed(tensors: Mapping[str, Array], header: Mapping[str, str]) -> dict[str
         name: _json(name, text) for name, text in header.items() if not name.endswith("_sha256")
     }
     if (fields["format"], fields.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        version = fields.get("format_version")
+        version, name = weights.shown(fields.get("format_version")), weights.shown(fields["format"])
         raise ValueError(
-            f"format_version: {version!r} of {fields['format']!r}; this nprnn reads "
+            f"format_version: {version} of {name}; this nprnn reads "
             f"{FORMAT_VERSION} of {FORMAT!r}: a newer one may read it"
         )
     return fields
@@ -463,6 +466,12 @@ def _number(name: str, value: Any) -> float:
     raise _refuse(name, value, "a number with a decimal point")
 
 
+def _finite(name: str, value: Any) -> float:
+    if type(value) is not float or not math.isfinite(value):
+        raise _refuse(name, value, "a finite number with a decimal point")
+    return value
+
+
 def _string(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _refuse(name, value, "a string")
@@ -562,7 +571,7 @@ _FIELDS: dict[str, Check] = {
         num_layers=_size,
         cell=_one_of(*LAYERS),
         nonlinearity=_one_of("tanh", "relu"),
-        dropout=_number,
+        dropout=_finite,
         embedding_size=_or_null(_size),
         tie_weights=_flag,
         dtype=_one_of("float32", "float64"),
@@ -582,7 +591,7 @@ _FIELDS: dict[str, Check] = {
     "run": _scalars,
     "history": _list_of(_row(_whole(1), _whole(0), _number, _number, _or_null(_number))),
     "unfinished": _row(_number, _number, _whole(0)),
-    "best_loss": _or_null(_number),
+    "best_loss": _or_null(_finite),
     "text": _object(name=_string, characters=_whole(0), sha256=_string),
     "versions": _object(nprnn=_string, numpy=_string, python=_string),
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from . import __version__
 from .commands import exercise, inspect, plot, sample, score, serve, train
-from .commands.console import note
+from .commands.console import harmless, note
 from .commands.options import Formatter
 
 
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         note("stopped")
         return 130
     except (ImportError, MemoryError, OSError, OverflowError, ValueError) as error:
-        note(f"nprnn: error: {_sentence(error)}")
+        note(f"nprnn: error: {harmless(_sentence(error))}")
         return 2
     return status
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _validation as check
+from .initializers import drawn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -59,9 +60,9 @@ class Embedding:
     ) -> None:
         self.num_embeddings = check.integer("num_embeddings", num_embeddings)
         self.embedding_dim = check.integer("embedding_dim", embedding_dim)
-        kind = check.float_dtype("dtype", dtype)
-        draws = check.generator(rng).normal(size=(num_embeddings, embedding_dim))
-        self.params: Params = {"weight": draws.astype(kind)}
+        kind, rng = check.float_dtype("dtype", dtype), check.generator(rng)
+        shape = (self.num_embeddings, self.embedding_dim)
+        self.params: Params = {"weight": drawn(rng.standard_normal, shape, kind)}
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim})"

@@ -6,11 +6,13 @@ the shape and the place of every tensor), and the numbers themselves. Nothing in
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import reprlib
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -34,6 +36,10 @@ _METADATA = "__metadata__"
 _MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
 _MAX_NDIM = 64  # NumPy's own limit; its older versions allow 32
 _MAX_SIZE = 2**63 - 1
+# A file may take three times its size in memory while it is read, and this: objects that JSON makes
+# are up to thirty times as large as its text. In bytes, for each occurrence:
+_SPARE = 50 << 20
+_OBJECT_SIZES = {b":": 130, b"[": 60, b"{": 60, b",": 100}
 _RANGE = "0 .. 2**63-1"
 
 _CONVERT = 'safetensors.torch.save_file(model.state_dict(), "model.safetensors")'
@@ -47,6 +53,8 @@ _FOREIGN = {  # how files of other kinds begin -> what they are
 }
 _NOT_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^][{}"]++', re.DOTALL)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # how a system says that it does not sync folders
 
 _brief = reprlib.Repr()  # a hostile name or value must not make a message of megabytes
 _brief.maxstring = 120
@@ -75,8 +83,9 @@ def save(
     """Write arrays, and strings about them, to a safetensors file.
 
     The file is replaced as a whole: when this raises, `path` holds what it held before; when the
-    machine stops, that or the new file, never a part. The same arrays give the same bytes, whatever
-    their order and memory layout.
+    machine stops, that or the new file, never a part. (When the disk fails on the very last step,
+    which makes the new file outlast a power cut, the error says so and the new file is there.) The
+    same arrays give the same bytes, whatever their order and memory layout.
 
     Parameters
     ----------
@@ -91,7 +100,8 @@ def save(
     TypeError
         If a name or metadata is not a `str`, or an array has a dtype that the format lacks.
     ValueError
-        If a tensor is named ``__metadata__``, or names and metadata exceed 100 MB.
+        If a tensor is named ``__metadata__``, or names and metadata exceed 100 MB, or would take
+        more memory than `load` allows.
     WeightsFileError
         If `path` is a folder, a device or another file that cannot be replaced.
     OSError
@@ -116,7 +126,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]
     """Read the arrays of a safetensors file, and the strings about them.
 
     The header is checked completely, against the size of the file too, before memory is taken for
-    the arrays.
+    the arrays. Reading takes at most three times the size of the file, and 50 MiB.
 
     Parameters
     ----------
@@ -159,11 +169,17 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]
             return {entry.name: _read_array(file, entry) for entry in entries}, metadata
         except WeightsFileError as error:
             raise WeightsFileError(f"{path}: {error}") from None
+        except OSError as error:  # of reading: it names no file
+            raise OSError(error.errno, error.strerror, path) from None
 
 
 def _refuse_special(path: str) -> None:
     """Refuse a FIFO, which would block when opened, and a device, which would be replaced."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
         raise WeightsFileError(f"{path}: not a regular file")
 
 
@@ -226,6 +242,8 @@ def _header(arrays: dict[str, Array], metadata: Mapping[str, str]) -> bytes:
             f"tensors and metadata must have a header of at most {_MAX_HEADER} bytes; it takes "
             f"{len(text)}: shorten names and metadata"
         )
+    if fault := _memory_fault(text, 8 + len(text) + end):
+        raise ValueError(f"tensors and metadata {fault}: shorten names and metadata")
     return len(text).to_bytes(8, "little") + text
 
 
@@ -235,24 +253,42 @@ def _replace(path: str, header: bytes, arrays: dict[str, Array]) -> None:
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".weights-{os.urandom(8).hex()}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(header)
-            for array in arrays.values():  # one at a time: few need a copy, and none keeps it
-                file.write(np.asarray(array, _code(array), order="C").data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary, header, arrays)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):  # about a file that nobody knows, or about none
+            raise OSError(error.errno, error.strerror, path) from None
         raise
-    # Not every system can sync a folder; then a crash may bring back the old file, still whole.
-    with suppress(OSError):
+    try:
+        _sync_folder(folder)
+    except OSError as error:
+        reason = f"{error.strerror}: the file is written, but may not outlast a power cut"
+        raise OSError(error.errno, reason, path) from None
+
+
+def _write(path: str, header: bytes, arrays: dict[str, Array]) -> None:
+    """Write a new file, and wait until it is on the disk."""
+    with open(path, "xb") as file:
+        file.write(header)
+        for array in arrays.values():  # one at a time: few need a copy, and none keeps it
+            file.write(np.asarray(array, _code(array), order="C").data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: str) -> None:
+    """Wait until the names in a folder are on the disk, where a system can: Windows cannot."""
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if not isinstance(error, PermissionError) and error.errno not in _NO_SYNC:
+            raise
 
 
 # Reading
@@ -264,10 +300,31 @@ def _read_header(file: BufferedReader) -> tuple[dict[str, Any], int]:
     length = _header_length(file.read(9), size)
     file.seek(8)
     try:
-        header = strict_json(file.read(length).decode())
+        header = strict_json(_header_text(file, length, size))
     except ValueError as error:
         raise WeightsFileError(f"header: not strict JSON in UTF-8: {error}") from None
     return header, size - 8 - length
+
+
+def _header_text(file: BufferedReader, length: int, size: int) -> str:
+    content = file.read(length)
+    if fault := _memory_fault(content, size):
+        raise WeightsFileError(f"header: {fault}")
+    return content.decode()
+
+
+def _memory_fault(content: bytes, size: int) -> str:
+    """Return what is wrong with JSON that takes too much memory for a file of `size` bytes.
+
+    The text and what is made of it are there together; with one character beyond the first 65,536
+    a string takes four bytes for each. JSON within its strings counts too.
+    """
+    plain = content.isascii() and b"\\u" not in content
+    needed = (4 if plain else 8) * len(content)
+    needed += sum(content.count(sign) * each for sign, each in _OBJECT_SIZES.items())
+    if needed <= 3 * size + _SPARE:
+        return ""
+    return f"would take some {needed >> 20} MiB of memory as JSON of {len(content)} bytes"
 
 
 def _header_length(head: bytes, size: int) -> int:

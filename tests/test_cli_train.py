@@ -165,6 +165,19 @@ def test_an_end_between_two_saves_loses_no_best_one(book, capsys, monkeypatch):
     assert content("whole") == content("parts")
 
 
+def test_a_long_history_is_thinned(book, capsys, monkeypatch):
+    arguments = ["train", book, *SMALL, "--epochs", "2", "--quiet"]
+    assert run(capsys, *arguments, "--checkpoint", "whole")[0] == 0
+    whole = checkpoint.load(checkpoint.latest("whole"))
+    monkeypatch.setattr(text_run, "MOST_POINTS", 6)
+    assert run(capsys, *arguments, "--checkpoint", "thin")[0] == 0
+    thin = checkpoint.load(checkpoint.latest("thin"))
+    assert len(thin.history) <= 6 < len(whole.history)
+    assert (thin.history[0], thin.history[-1]) == (whole.history[0], whole.history[-1])
+    assert set(thin.history) < set(whole.history)
+    assert thin.best_loss == whole.best_loss
+
+
 def test_init_from_takes_the_weights_and_the_vocabulary(book, capsys):
     run(capsys, "train", book, *SMALL, "--cell", "gru", "--steps", "30", "--quiet")
     source = checkpoint.load(checkpoint.latest("book"))

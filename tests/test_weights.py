@@ -1,8 +1,10 @@
 """Weights files: bits through a round trip, the reference implementation, and hostile files."""
 
+import errno
 import json
 import os
 import pickle
+import stat
 import struct
 import tracemalloc
 import zipfile
@@ -632,6 +634,42 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", lambda *arguments: (_ for _ in ()).throw(PermissionError))
     save(path, {"a": np.ones(3)})
     assert load(path)[0]["a"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
+def test_a_disk_that_fails_at_the_folder_is_told(tmp_path, monkeypatch, number):
+    path, fsync = tmp_path / "model.safetensors", os.fsync
+
+    def fail_at_folder(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_at_folder)
+    if number == errno.EINVAL:  # folders cannot be synced here at all
+        save(path, {"a": np.ones(3)})
+    else:
+        with pytest.raises(OSError, match="written, but may not outlast a power cut") as caught:
+            save(path, {"a": np.ones(3)})
+        assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert os.listdir(tmp_path) == [path.name]
+    assert load(path)[0]["a"].tolist() == [1, 1, 1]
+
+
+def test_errors_of_the_system_name_the_file(path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    save(path, {"a": np.ones(3)})
+    for name, task in (
+        ("_read_header", lambda: load(path)),
+        ("_write", lambda: save(path, {"a": np.ones(3)})),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(weights, name, fail)
+            with pytest.raises(OSError, match="Input") as caught:
+                task()
+        assert caught.value.filename == str(path)
 
 
 def test_a_link_stays_a_link(tmp_path):

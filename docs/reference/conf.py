@@ -12,7 +12,7 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
-    "inherited-members": "dict,list,object,tuple",
+    "inherited-members": "dict,list,object,tuple,BaseException",
 }
 napoleon_google_docstring = False
 napoleon_use_ivar = True

@@ -70,6 +70,13 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() or char in JOINERS else "�" for char in shown)
 
 
+def harmless(text: str) -> str:
+    """Return the text with what moves the cursor, or changes colours, made visible; lines stay."""
+    return "".join(
+        "�" if unicodedata.category(char) == "Cc" and char not in "\n\t" else char for char in text
+    )
+
+
 def columns(char: str) -> int:
     """Return how many columns of a console a character takes."""
     if char in JOINERS or unicodedata.category(char) in ("Mn", "Me"):

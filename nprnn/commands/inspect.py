@@ -67,13 +67,13 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
         "written by": ", ".join(f"{name} {v}" for name, v in checkpoint.versions.items()),
     }  # fmt: skip
     for name, value in rows.items():
-        write("\n".join(wrap(f"{name:10}  {value}", 80, subsequent_indent=" " * 12)))
+        write("\n".join(wrap(f"{name:10}  {one_line(value)}", 80, subsequent_indent=" " * 12)))
     size = len(checkpoint.vocabulary)
     shown = one_line("".join(checkpoint.vocabulary.tokens[:200]))
     write(f"{'vocabulary':10}  {size} tokens: {shown[:50]}{'…' if len(shown) > 50 else ''}")
     write("\nsettings")
     for name, setting in checkpoint.run.items():
-        write(f"  {name:20}  {'default' if setting is None else setting}")
+        write(one_line(f"  {name:20}  {'default' if setting is None else setting}"))
     write(f"\nparameters, {sum(value.size for value in params.values()):,}")
     for name, array in params.items():
         write(f"  {name:20}  {'x'.join(map(str, array.shape)):12}  {array.dtype}")

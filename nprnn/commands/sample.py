@@ -16,7 +16,7 @@ from .. import _validation
 from ..checkpoint import BEST, Checkpoint, is_of_characters, latest, load
 from ..weights import WeightsFileError
 from .characters import encode
-from .console import note, write, write_json
+from .console import harmless, note, write, write_json
 from .options import LENGTH, TEMPERATURE, UNKNOWN, Option, add, defaults, not_empty, share, whole
 
 if TYPE_CHECKING:
@@ -163,10 +163,11 @@ def _text(
 
 
 def _stream(prefix: str, characters: Iterable[str]) -> None:
-    """Write a text as it comes."""
-    write(prefix, end="")
+    """Write a text as it comes; to a terminal nothing that it would take for a command."""
+    shown = harmless if sys.stdout.isatty() else str
+    write(shown(prefix), end="")
     for char in characters:
-        write(char, end="")
+        write(shown(char), end="")
     write("")
 
 

@@ -43,6 +43,7 @@ FEW_CHARACTERS = 50_000
 MANY_PARAMETERS = 5  # a character
 COUNTED = 1 << 20  # characters counted at a time, for the memory's sake
 POINTS = 200  # of the history, at least
+MOST_POINTS = 20_000  # ... and at most: every second one goes then
 VALIDATIONS = 10  # at least, however long an epoch is
 
 # Above and beside what the user decides, what follows from it and from the text.
@@ -129,6 +130,8 @@ class Run:
         if held_out is not None or record.step % max(1, self.total_steps // POINTS) == 0:
             point = Point(record.epoch, record.step, loss / count, norm / count, held_out)
             checkpoint.history.append(point)
+            if len(checkpoint.history) > MOST_POINTS:
+                del checkpoint.history[1::2]
             loss, norm, count = 0.0, 0.0, 0
         checkpoint.unfinished = loss, norm, count
         best = checkpoint.best_loss

@@ -88,9 +88,11 @@ def run(options: argparse.Namespace) -> int:
     end = min(training.total_steps, int(run["steps"] or training.total_steps))
     if not options.quiet:
         for line in text_run.introduction(training):
-            note(line)
+            note(one_line(line))
     for sentence in text_run.warnings(training):
         warn(sentence)
+    # Before the time is spent: can it be written? And older ones that an interrupted save left go.
+    folder.save(training.checkpoint)
     if training.checkpoint.position.step >= end:
         note(
             f"nothing is left to do: step {end} is reached; to go on, add --resume and a larger "
@@ -115,9 +117,7 @@ def _begun(given: Mapping[str, Any]) -> tuple[Run, Folder, str]:
         command += f" --checkpoint {shlex.quote(str(path))}"
     keep = given.get("keep", KEEP.default)
     training.checkpoint.run |= {"keep": keep, "checkpoint_every": given.get("checkpoint_every")}
-    folder = Folder(path, keep)
-    folder.save(training.checkpoint)  # before the time is spent: can it be written?
-    return training, folder, command
+    return training, Folder(path, keep), command
 
 
 def _free_folder(file: str, wanted: str | None) -> Path:
@@ -226,6 +226,13 @@ def _train(
         raise ValueError(
             f"training diverged, try a lower --lr than {checkpoint.run['lr']:g}, or --on-nonfinite "
             f"rollback: {error}; the last checkpoint is {latest(folder.path)}"
+        ) from None
+    except OSError as error:
+        if error.filename is None:  # of the console
+            raise
+        raise ValueError(
+            f"{error.filename}: {error.strerror}; once it can be written, --resume goes on from "
+            f"{latest(folder.path)}"
         ) from None
     finally:
         progress.close()
