@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nprnn
-from nprnn import checkpoint, gradcheck, insight, interop, plot, schedules, weights
+from nprnn import checkpoint, distributed, gradcheck, insight, interop, plot, schedules, weights
 
 pytest.importorskip("sphinx")
 SOURCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -28,7 +28,7 @@ def pages(tmp_path_factory):
 def test_every_public_name_is_there(pages):
     described = set(re.findall(r'id="(nprnn\.[\w.]+)"', pages))
     expected = {f"nprnn.{name}" for name in nprnn.__all__ if name not in ("gradcheck", "schedules")}
-    for module in (checkpoint, gradcheck, insight, interop, plot, schedules, weights):
+    for module in (checkpoint, distributed, gradcheck, insight, interop, plot, schedules, weights):
         public = [
             name
             for name, value in vars(module).items()
