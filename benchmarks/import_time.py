@@ -1,8 +1,8 @@
-"""Time `import nprnn` against `import numpy`, in fresh processes that take turns.
+"""Time `import nprnn`, or of other modules, beside `import numpy`, in fresh processes by turns.
 
-    python benchmarks/import_time.py
+    python benchmarks/import_time.py [MODULE ...]
 
-Run it where the package is installed: without compiled bytecode, compiling is what it measures.
+Run it where they are installed: without compiled bytecode, compiling is what it measures.
 """
 
 import os
@@ -24,14 +24,15 @@ def seconds(code, environment):
 def main():
     """Print medians and their ratio."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    seconds("import nprnn", environment)
-    pairs = [
-        (seconds("import numpy", environment), seconds("import nprnn", environment))
-        for _ in range(RUNS)
-    ]
-    numpy, nprnn = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(b / a for a, b in pairs)
-    print(f"import numpy {1e3 * numpy:.1f} ms, import nprnn {1e3 * nprnn:.1f} ms: {ratio:.2f}")
+    for module in sys.argv[1:] or ["nprnn"]:
+        seconds(f"import {module}", environment)
+        pairs = [
+            (seconds("import numpy", environment), seconds(f"import {module}", environment))
+            for _ in range(RUNS)
+        ]
+        numpy, other = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
+        ratio = statistics.median(b / a for a, b in pairs)
+        print(f"import numpy {numpy:.1f} ms, import {module} {other:.1f} ms: {ratio:.2f}")
 
 
 if __name__ == "__main__":

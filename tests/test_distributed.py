@@ -126,7 +126,7 @@ def test_the_command_trains_as_one_process_does(book, tmp_path):
     ended = start(3, "-m", "nprnn", "train", book, *SMALL, "--steps", "60")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("on held-out text") == 1  # one speaks for all
-    assert ended.stderr.count("characters to train on") == 1
+    assert ended.stderr.count("characters to train on, ") == 1
     assert {path.suffix for path in Path("book").iterdir()} == {".safetensors"}
     alone = start(1, "-m", "nprnn", "train", book, *SMALL, "--steps", "60", "--checkpoint", "one")
     assert alone.returncode == 0, alone.stderr

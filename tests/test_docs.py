@@ -1,28 +1,34 @@
-"""The pages in docs/: their code runs, their output is what it prints, their links lead somewhere.
+"""The pages: their code runs, their output is what it prints, their links lead somewhere.
 
 A page's ```python blocks are run in order, in one namespace, in an empty folder; those that need
-what is not installed are left out. A ```text block right after one is what it prints. A block that
-begins with a comment such as ``# nprnn/scan.py`` is a quotation: it is not run, and each of its
-lines must stand in that file.
+what is not installed are left out; those of README.md are run by test_readme.py. A ```text block
+right after one is what it prints. A block that begins with a comment such as ``# nprnn/scan.py`` is
+a quotation: it is not run, and each of its lines must stand in that file.
 """
 
 import re
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+import nprnn
 from nprnn import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-if not PAGES:
+if not (ROOT / "docs").exists():
     pytest.skip("runs in a checkout", allow_module_level=True)
+PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("*/*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a block needs beside NumPy, by what stands in it.
 EXTRAS = {r"\btorch\b": "torch", r"from nprnn import plot": "matplotlib"}
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+all_pages = pytest.mark.parametrize(
+    "page", ALL_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 
 
 def blocks(page):
@@ -77,13 +83,32 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pages
+def links(page):
+    """Return the targets of a page's links and images, those in definitions and tags too."""
+    text = re.sub(r"`[^`]*`", "code", BLOCK.sub("", page.read_text("utf-8")))
+    forms = r"\]\(([^)]*)\)", r"^\[[^\]]+\]: (.*)$", r"(?:src|href)=\"([^\"]*)\""
+    return [target for form in forms for target in re.findall(form, text, re.MULTILINE)]
+
+
+@all_pages
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text("utf-8")):
+    for target in links(page):
         path, _, anchor = target.partition("#")
+        if urlsplit(target).scheme:
+            continue
         file = page.parent / path if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+@all_pages
+def test_links_elsewhere_are_well_formed(page):
+    for target in links(page):
+        parts = urlsplit(target)
+        if parts.scheme:
+            assert parts.scheme == "https", target
+            assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc), target
+            assert re.fullmatch(r"[!-~]+", target), target
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
@@ -121,3 +146,8 @@ def test_mathematics_is_such_as_github_renders(page):
     for formula in inline:
         assert not re.search(r"\\[^A-Za-z\s]", formula), f"Markdown takes the backslash: {formula}"
         assert not re.search(r"[)}\]]_|\*", formula), f"Markdown sees emphasis: {formula}"
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.search(r"^version: (.*)$", text, re.MULTILINE)[1] == nprnn.__version__

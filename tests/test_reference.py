@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nprnn
-from nprnn import checkpoint, gradcheck, insight, interop, plot, schedules, weights
+from nprnn import checkpoint, distributed, gradcheck, insight, interop, plot, schedules, weights
 
 pytest.importorskip("sphinx")
 SOURCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -17,18 +17,18 @@ if not SOURCE.exists():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(SOURCE), str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    return (folder / "index.html").read_text("utf-8")
+    return "".join(path.read_text("utf-8") for path in folder.glob("*.html"))
 
 
-def test_every_public_name_is_there(page):
-    described = set(re.findall(r'id="(nprnn\.[\w.]+)"', page))
+def test_every_public_name_is_there(pages):
+    described = set(re.findall(r'id="(nprnn\.[\w.]+)"', pages))
     expected = {f"nprnn.{name}" for name in nprnn.__all__ if name not in ("gradcheck", "schedules")}
-    for module in (checkpoint, gradcheck, insight, interop, plot, schedules, weights):
+    for module in (checkpoint, distributed, gradcheck, insight, interop, plot, schedules, weights):
         public = [
             name
             for name, value in vars(module).items()

@@ -12,12 +12,13 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
-    "inherited-members": "dict,list,object,tuple",
+    "inherited-members": "dict,list,object,tuple,BaseException",
 }
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_param = napoleon_use_rtype = False
 autodoc_preserve_defaults = True
 default_role = "code"
+toc_object_entries_show_parents = "hide"
 html_theme = "alabaster"
 html_theme_options = {"page_width": "60em", "description": nprnn.__doc__}
