@@ -208,6 +208,8 @@ def resume(checkpoint: Checkpoint, text: str, settings: Mapping[str, Any]) -> Ru
         run["steps"] = settings.get("steps")
         run["epochs"] = settings.get("epochs", run["epochs"])
         run["total_steps"] = _fit(run, len(training))["total_steps"]
+    elif run["steps"] is not None and run["steps"] <= checkpoint.position.step:
+        run["steps"] = None  # it was stopped there, and now goes on to the end of the plan
     checkpoint.run = run
     return Run(checkpoint, training, validation, read[-len(validation) :])
 

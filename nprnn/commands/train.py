@@ -9,6 +9,7 @@ import shlex
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -215,7 +216,8 @@ def _train(
                 validated = record.validation_loss is not None
                 if validated and record.validation_loss == checkpoint.best_loss:
                     # First: who goes on from an older step comes by here again, from this one not.
-                    folder.save_best(checkpoint)
+                    # Nobody goes on from this one, so where to stop is none of its matters.
+                    folder.save_best(replace(checkpoint, run=checkpoint.run | {"steps": None}))
                 due = record.step % int(every) == 0 if every else validated or now - saved > MINUTE
                 if due or stop is not None or record.step == end:
                     folder.save(checkpoint)
