@@ -79,6 +79,7 @@ _ON_REQUEST = {"diagnose": "diagnosis", "worked_example": "worked"}
 _MODULES_ON_REQUEST = (
     "checkpoint",
     "course",
+    "distributed",
     "insight",
     "interop",
     "plot",

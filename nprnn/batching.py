@@ -20,7 +20,13 @@ _BLOCK = 1 << 24  # tokens checked at a time
 
 
 def sequential_batches(
-    tokens: ArrayLike, batch_size: int, num_steps: int, *, rng: RandomSource = None, start: int = 0
+    tokens: ArrayLike,
+    batch_size: int,
+    num_steps: int,
+    *,
+    rng: RandomSource = None,
+    start: int = 0,
+    columns: slice | None = None,
 ) -> Iterator[tuple[Array, Array]]:
     """Cut the tokens into B parallel streams and walk along them, T steps at a time.
 
@@ -40,6 +46,8 @@ def sequential_batches(
         elsewhere in every epoch. Without it none is skipped.
     start : int, default 0
         Batches to leave out at the beginning: where an interrupted walk goes on.
+    columns : slice, optional
+        Which of the B columns to read and to yield; all without it.
 
     Yields
     ------
@@ -63,11 +71,17 @@ def sequential_batches(
     stream_length = (len(sequence) - offset - 1) // batch_size
     first = offset + stream_length * np.arange(batch_size)
     starts = (first + step for step in range(0, stream_length - num_steps + 1, num_steps))
-    return _windows(sequence, _from(starts, start), num_steps)
+    return _windows(sequence, _from(starts, start), num_steps, columns)
 
 
 def random_batches(
-    tokens: ArrayLike, batch_size: int, num_steps: int, *, rng: RandomSource = None, start: int = 0
+    tokens: ArrayLike,
+    batch_size: int,
+    num_steps: int,
+    *,
+    rng: RandomSource = None,
+    start: int = 0,
+    columns: slice | None = None,
 ) -> Iterator[tuple[Array, Array]]:
     """Cut the tokens into windows of T steps and draw them in random order, B at a time.
 
@@ -87,6 +101,8 @@ def random_batches(
         both differ from call to call.
     start : int, default 0
         Batches to leave out at the beginning: where an interrupted walk goes on.
+    columns : slice, optional
+        Which of the B columns to read and to yield; all without it.
 
     Yields
     ------
@@ -112,7 +128,7 @@ def random_batches(
     starts = (
         offset + num_steps * windows for windows in _random_groups(num_windows, batch_size, rng)
     )
-    return _windows(sequence, _from(starts, start), num_steps)
+    return _windows(sequence, _from(starts, start), num_steps, columns)
 
 
 def _from(starts: Iterator[Array], start: int) -> Iterator[Array]:
@@ -131,14 +147,15 @@ def _random_groups(number: int, size: int, rng: np.random.Generator) -> Iterator
 
 
 def _windows(
-    sequence: Array, starts: Iterator[Array], num_steps: int
+    sequence: Array, starts: Iterator[Array], num_steps: int, columns: slice | None
 ) -> Iterator[tuple[Array, Array]]:
     """Yield, for each array of B first places, the windows that start there and their targets."""
     steps = np.arange(num_steps + 1)[:, None]  # (T+1, 1)
     for number, first in enumerate(starts):
         if number % 4 == 0:
             let_go(sequence)
-        window = np.asarray(sequence[first + steps])  # (T+1, B)
+        own = first if columns is None else first[columns]
+        window = np.asarray(sequence[own + steps])  # (T+1, B)
         yield window[:-1], window[1:].copy()
 
 

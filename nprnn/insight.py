@@ -14,7 +14,7 @@ import numpy as np
 from . import _validation as check
 from .cells import GRUCell, LSTMCell, VanillaCell
 from .losses import summed_cross_entropy
-from .stack import Recurrent, as_parts
+from .stack import Recurrent, as_parts, from_parts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -138,7 +138,7 @@ def gradient_flow(
     passes = []  # of each layer: itself, and the cache of each step
     for k in range(double.rnn.num_layers):
         layer = _single_layer(double.rnn, k)
-        own = None if parts is None else _joined([part[k : k + 1] for part in parts])
+        own = None if parts is None else from_parts([part[k : k + 1] for part in parts])
         x, caches = _step_by_step(layer, x, own)
         passes.append((layer, caches))
     first = len(targets) - 1 if loss == "last" else 0
@@ -197,10 +197,6 @@ def _step_by_step_back(
         if d_x is not None:
             d_inputs.insert(0, d_x)
     return d_states, np.concatenate(d_inputs) if d_inputs else d_output
-
-
-def _joined(parts: list[Array]) -> State:
-    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def _fit(norms: Array) -> tuple[float, float]:

@@ -42,11 +42,11 @@ def first_non_finite(
     inputs: Array,
     targets: Array,
     state: State,
-    grads: Params,
+    results: Params,
     rng_state: Mapping[str, Any],
     rng: np.random.Generator,
-) -> str:
-    """Return a sentence that names the layer, the parameter and the first time.
+) -> str | None:
+    """Return a sentence that names the layer, the parameter and the first time, if there is one.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def first_non_finite(
     inputs, targets : ndarray of int, shape (T, B)
     state : ndarray of shape (L, B, H), the pair of such, or None
         What `loss_and_grads` was given.
-    grads : dict
-        What it returned.
+    results : dict
+        What it returned: the gradients, and the state under a name for it.
     rng_state : dict
         State that the Generator had then.
     rng : Generator
@@ -79,10 +79,8 @@ def first_non_finite(
             f"the forward pass is finite; on the way back through time the first number that is "
             f"not is in {found.layer} at time {found.time}, in the gradient of {found.parameter}"
         )
-    broken = [name for name, gradient in grads.items() if not np.isfinite(gradient).all()]
-    return (
-        f"it appears only in the sum over all times, in {', '.join(broken) or 'the carried state'}"
-    )
+    broken = [name for name, gradient in results.items() if not np.isfinite(gradient).all()]
+    return f"it appears only in the sum over all times, in {', '.join(broken)}" if broken else None
 
 
 def _forward(

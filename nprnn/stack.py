@@ -457,14 +457,20 @@ def as_parts(state: State) -> list[Array]:
     return list(state) if isinstance(state, tuple) else [state]
 
 
+def from_parts(parts: list[Array]) -> State:
+    """Return a state of its arrays: the one, or a tuple of them."""
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
 def dropout_mask(grid: Array, probability: float, rng: np.random.Generator) -> Array:
     """Return 0 with the given probability and else 1 / (1 - probability), in the grid's shape.
 
     Srivastava et al. (2014), "Dropout". Drawn in single precision whatever the grid's type, so that
-    float32, float64 and complex numbers meet the same mask.
+    float32, float64 and complex numbers meet the same mask; and with the sequences last, whatever
+    its layout, so that the mask of one does not depend on the lengths of the others.
     """
+    T, B, K = grid.shape
     mask = np.empty_like(grid.real)
-    in_memory = mask.transpose(np.argsort(mask.strides, kind="stable")[::-1])
-    in_memory[...] = rng.random(in_memory.shape, np.float32) >= probability
+    mask.transpose(0, 2, 1)[...] = rng.random((T, K, B), np.float32) >= probability
     mask *= 1 / (1 - probability)
     return mask

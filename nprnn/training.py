@@ -13,6 +13,7 @@ import numpy as np
 
 from . import _validation as check
 from ._validation import NonFiniteError
+from .alone import Alone
 from .batching import check_ids, let_go, random_batches, sequential_batches
 from .clipping import clip_grad_norm
 from .nonfinite import first_non_finite
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
             """Update the parameters in place."""
 
 
+_CHECKED_EVERY = 100  # steps between two comparisons of the ranks' parameters
+_ONLY_IN_THE_MEAN = "it appears only in the mean over the ranks"
 _KEPT = ("state_dict", "load_state_dict")  # what an optimizer needs, to take a step back
 
 
@@ -145,6 +148,7 @@ def train(
     on_nonfinite: str = "raise",
     max_rollbacks: int = 10,
     position: Position | None = None,
+    ranks: Alone | None = None,
     rng: RandomSource = None,
 ) -> Iterator[Record]:
     """Train a model on a sequence of tokens, in place, and report as it goes.
@@ -186,6 +190,10 @@ def train(
         Where to begin: at the very beginning without it. It is kept up to date, so that with each
         record it says where training stands. A position in the middle goes with the model and the
         optimizer as they were then, and with the same arguments.
+    ranks : nprnn.distributed.Ranks, optional
+        The processes that train together. Each is given the same arguments, the whole batch's size
+        among them, takes its own columns of every batch, and yields the same records; the state in
+        `position` is that of its own columns.
     rng : Generator or int, optional
         Draws offsets, the order, and dropout masks. A position in the middle has its own state,
         which the Generator takes over.
@@ -220,7 +228,9 @@ def train(
     batches_of = {"sequential": sequential_batches, "random": random_batches}
     make_batches = batches_of[check.choice("order", order, tuple(batches_of))]
     make_batches(sequence, batch_size, num_steps, rng=0)  # refuses what does not fit, before a step
-    check_ids("tokens", sequence, model.vocab_size, "vocab_size")
+    ranks = Alone() if ranks is None else ranks
+    columns = ranks.columns(batch_size)
+    check_ids("tokens", ranks.part(sequence), model.vocab_size, "vocab_size")
     held_out = None if validation is None else _checked_sequence("validation", validation, model)
     if max_steps is not None:
         max_steps = check.integer("max_steps", max_steps)
@@ -240,12 +250,14 @@ def train(
         max_rollbacks = 0
     elif not all(callable(getattr(optimizer, name, None)) for name in _KEPT):
         raise TypeError(f"on_nonfinite='rollback' needs an optimizer with {' and '.join(_KEPT)}")
-    rng = check.generator(rng)
+    rng = check.generator(ranks.seed() if rng is None else rng)
     if position.rng is not None:
         rng.bit_generator.state = position.rng
     trainer = _Trainer(
         model,
-        lambda start: make_batches(sequence, batch_size, num_steps, rng=rng, start=start),
+        lambda start: make_batches(
+            sequence, batch_size, num_steps, rng=rng, start=start, columns=columns
+        ),
         optimizer,
         schedule=lr if callable(lr) else None,
         max_norm=max_norm,
@@ -253,6 +265,7 @@ def train(
         carry_state=order == "sequential",
         max_rollbacks=max_rollbacks,
         position=position,
+        ranks=ranks,
         rng=rng,
     )
     steps = trainer.records(
@@ -300,14 +313,16 @@ class _Trainer:
     carry_state: bool
     max_rollbacks: int
     position: Position
+    ranks: Alone
     rng: np.random.Generator
 
     def records(
         self, validation: Array | None, epochs: int, max_steps: float, max_seconds: float
     ) -> Iterator[Record]:
         """Train, and yield a record a step."""
-        position, start = self.position, time.perf_counter()
+        position, ranks, start = self.position, self.ranks, time.perf_counter()
         batches, following = self._batches(), None
+        ranks.check_equal(self.model.params, position.step)
         while position.epoch <= epochs and position.step < max_steps:
             begin, rollbacks = time.perf_counter(), position.rollbacks
             current = following or self._first(next(batches))
@@ -316,8 +331,12 @@ class _Trainer:
             else:
                 self._update(current)
             self._move(current)
+            if position.step % _CHECKED_EVERY == 0:
+                ranks.check_equal(self.model.params, position.step)
             end, batch = time.perf_counter(), current.batch
-            stop = position.step >= max_steps or end - start >= max_seconds
+            stop = position.step >= max_steps
+            if not stop and max_seconds < math.inf:
+                stop = bool(ranks.highest(end - start >= max_seconds)[0])
             held_out = None
             if validation is not None and (batch.is_last or stop):
                 held_out = evaluate(self.model, validation)
@@ -326,7 +345,7 @@ class _Trainer:
                 position.step,
                 current.loss,
                 current.norm,
-                batch.inputs.size,
+                batch.inputs.size * ranks.size,
                 end - begin,
                 held_out,
                 position.rollbacks - rollbacks,
@@ -370,20 +389,27 @@ class _Trainer:
     @np.errstate(over="ignore", invalid="ignore")
     def _gradient(self, batch: _Batch, step: int, state: State) -> _Gradient:
         """Return what a batch gives, or say where a number of it stops being finite."""
-        model, rng = self.model, self.rng
+        model, ranks, rng = self.model, self.ranks, self.rng
         rng.bit_generator.state = batch.rng
-        loss, grads, final = model.loss_and_grads(
-            batch.inputs, batch.targets, state, rng=rng, recompute_every=self.recompute_every
+        masks = ranks.generator(rng)
+        own_loss, own_grads, final = model.loss_and_grads(
+            batch.inputs, batch.targets, state, rng=masks, recompute_every=self.recompute_every
         )
+        is_finite = all(np.isfinite(part).all() for part in as_parts(final))
+        # What goes wrong on one rank is known to all, and none waits for it.
+        loss, grads = ranks.mean(own_loss if is_finite else np.nan, own_grads)
         try:
             norm = clip_grad_norm(grads, self.max_norm)
         except NonFiniteError:
             norm = math.inf
-        if not all(np.isfinite(each).all() for each in (loss, norm, *as_parts(final))):
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            results = own_grads | {"the carried state": np.array(as_parts(final))}
             origin = first_non_finite(
-                model, batch.inputs, batch.targets, state, grads, batch.rng, rng
+                model, batch.inputs, batch.targets, state, results, batch.rng, masks
             )
-            raise NonFiniteError(f"step {step + 1}, loss {loss}: {origin}")
+            raise NonFiniteError(
+                f"step {step + 1}, loss {own_loss}: {ranks.first_told(origin) or _ONLY_IN_THE_MEAN}"
+            )
         following = final if self.carry_state and not batch.is_last else None
         now = rng.bit_generator.state
         return _Gradient(batch, step, float(loss), grads, norm, following, now)
