@@ -437,6 +437,12 @@ def test_json_that_makes_much_of_little_counted(tmp_path, monkeypatch, kind, siz
     assert_memory(tmp_path / "greedy", len(content))
 
 
+def test_a_greedy_header_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "a").write_bytes(GREEDY["lists"](LARGE))
+    with pytest.raises(weights.WeightsFileError, match=r"a: header: would take some \d+ MiB"):
+        weights.load(tmp_path / "a")
+
+
 def test_what_could_not_be_read_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"would take some \d+ MiB of memory.*: shorten"):
         weights.save(tmp_path / "a", {}, {"a": "[]," * 2_000_000})
