@@ -182,7 +182,8 @@ def main():
     params = nprnn.LanguageModel(options.vocab_size, options.hidden_size, cell=options.cell).params
     num_bytes = 4 * sum(value.size for value in params.values())
     print(f"{options.cell}, V={options.vocab_size}, H={options.hidden_size}, "
-          f"T={options.num_steps}; {num_bytes:,} bytes of gradients; {WORLD.size} ranks of one thread")  # fmt: skip
+          f"T={options.num_steps}; {num_bytes:,} bytes of gradients; {WORLD.size} ranks of one "
+          "thread")  # fmt: skip
 
     sizes, times = scaling(options)
     rows = []
