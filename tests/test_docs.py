@@ -20,7 +20,7 @@ from nprnn import cli
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "docs").exists():
     pytest.skip("runs in a checkout", allow_module_level=True)
-ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("*/*.md"))]
+ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("[!.]*/*.md"))]
 PAGES = [page for page in ALL_PAGES if page != ROOT / "README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a block needs beside NumPy, by what stands in it.
