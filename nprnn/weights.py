@@ -301,12 +301,15 @@ def _read_header(file: BufferedReader) -> tuple[dict[str, Any], int]:
     file.seek(8)
     try:
         header = strict_json(_header_text(file, length, size))
+    except WeightsFileError:
+        raise
     except ValueError as error:
         raise WeightsFileError(f"header: not strict JSON in UTF-8: {error}") from None
     return header, size - 8 - length
 
 
 def _header_text(file: BufferedReader, length: int, size: int) -> str:
+    """Return the header's text, without its bytes beside it in memory while it is parsed."""
     content = file.read(length)
     if fault := _memory_fault(content, size):
         raise WeightsFileError(f"header: {fault}")

@@ -15,7 +15,7 @@ import nprnn
 from nprnn.alone import Alone
 from nprnn.distributed import Ranks, RanksError
 
-RANKS = Ranks()
+RANKS = Ranks() if __name__ == "__main__" else Alone()
 N = RANKS.size
 B, T, V, H = 2 * N, 7, 5, 4
 CELLS = ["rnn", "gru", "lstm"]

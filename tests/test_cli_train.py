@@ -94,6 +94,31 @@ def test_resume_is_bit_exact(book, capsys, order, setting):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["sequential", "random"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_200_steps_are_100_and_100_in_another_process(book, cell, optimizer, order):
+    """All else than the number of steps comes from the checkpoint."""
+    settings = [*SMALL, "--cell", cell, "--optimizer", optimizer, "--order", order]
+    settings += ["--num-layers", "2", "--dropout", "0.2", "--checkpoint-every", "50"]
+    command = ["train", book, "--checkpoint"]
+    commands = [
+        [*command, "whole", *settings, "--steps", "200"],
+        [*command, "parts", *settings, "--steps", "100"],
+        [*command, "parts", "--resume", "--steps", "200"],
+        ["sample", "whole", "--seed", "1"],
+        ["sample", "parts", "--seed", "1"],
+    ]
+    ended = [
+        subprocess.run([*COMMAND, *each], env=ENVIRONMENT, check=True, capture_output=True)
+        for each in commands
+    ]
+    assert content("whole") == content("parts")
+    assert ended[3].stdout == ended[4].stdout
+    assert len(ended[3].stdout) > 400
+
+
 def test_resume_in_another_process_needs_no_options(book, capsys):
     settings = [*SMALL, "--cell", "lstm", "--epochs", "3"]
     run(capsys, "train", book, *settings, "--checkpoint", "whole")
@@ -163,6 +188,21 @@ def test_an_end_between_two_saves_loses_no_best_one(book, capsys, monkeypatch):
     assert written[1] == checkpoint.BEST
     assert run(capsys, *settings, "--checkpoint", "parts", "--resume")[0] == 0
     assert content("whole") == content("parts")
+
+
+def test_the_command_that_is_named_goes_on(book, capsys):
+    """It has no --steps: what was stopped at one goes on to the end, what was not reached stays."""
+    settings = ["train", book, *SMALL, "--epochs", "2", "--checkpoint-every", "3", "--quiet"]
+    err = run(capsys, *settings, "--steps", "4")[2]
+    command = re.search("nprnn (train book.txt --resume.*)", err)[1].split()
+    assert run(capsys, *command, "--max-seconds", "1e-9", "--json")[0] == 0
+    status, out, err = run(capsys, *command, "--json")
+    report = json.loads(out)
+    assert (status, report["stopped"]) == (0, None)
+    assert report["step"] == report["total_steps"] > 5
+    run(capsys, *settings, "--steps", "9", "--max-seconds", "1e-9", "--checkpoint", "other")
+    report = json.loads(run(capsys, *command, "--checkpoint", "other", "--json")[1])
+    assert (report["stopped"], report["step"]) == ("step 9", 9)
 
 
 def test_a_long_history_is_thinned(book, capsys, monkeypatch):

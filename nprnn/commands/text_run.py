@@ -361,6 +361,8 @@ def resume(
         run["steps"] = settings.get("steps")
         run["epochs"] = settings.get("epochs", run["epochs"])
         run["total_steps"] = _fit(run, len(training))["total_steps"]
+    elif run["steps"] is not None and run["steps"] <= checkpoint.position.step:
+        run["steps"] = None  # it was stopped there, and now goes on to the end of the plan
     checkpoint.run, ranks = run, ranks or Alone()
     ranks.columns(int(run["fitted_batch_size"]))
     checkpoint.position.state = ranks.own_state(checkpoint.position.state)

@@ -9,6 +9,8 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -265,7 +267,7 @@ def _train(
                 validated = record.validation_loss is not None
                 if validated and record.validation_loss == checkpoint.best_loss:
                     # First: who goes on from an older step comes by here again, from this one not.
-                    _save(folder.save_best, training)
+                    _save(partial(_save_best, folder), training)
                 due = record.step % int(every) == 0 if every else validated or now - saved > MINUTE
                 if due or stop is not None or record.step == end:
                     _save(folder.save, training)
@@ -299,6 +301,11 @@ def _save(write: Callable[[Checkpoint], Any], training: Run) -> None:
             write(training.checkpoint)
     finally:
         position.state = own
+
+
+def _save_best(folder: Folder, checkpoint: Checkpoint) -> None:
+    # Nobody goes on from this one, so where to stop is none of its matters.
+    folder.save_best(replace(checkpoint, run=checkpoint.run | {"steps": None}))
 
 
 def _rolled_back(record: Record, checkpoint: Checkpoint) -> str:
