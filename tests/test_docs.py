@@ -165,3 +165,12 @@ def test_mathematics_is_such_as_github_renders(page):
 def test_the_citation_is_of_this_version():
     text = (ROOT / "CITATION.cff").read_text("utf-8")
     assert re.search(r"^version: (.*)$", text, re.MULTILINE)[1] == nprnn.__version__
+
+
+@all_pages
+def test_rows_of_a_table_have_as_many_cells(page):
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", row) for row in table.splitlines()]
+        assert len({len(row) for row in rows}) == 1, rows[0]
+        assert all(re.fullmatch(" ?:?-+:? ?", cell) for cell in rows[1][1:-1]), rows[0]
