@@ -8,9 +8,10 @@ imported when a `Ranks` is made and not before.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -200,9 +201,10 @@ class Ranks(Alone):
             time.sleep(0.01)
         return True
 
-    def end_all(self, status: int) -> None:
+    def end_all(self, status: int) -> NoReturn:
         """End all ranks at once, whatever they wait for."""
         self._comm.Abort(status)
+        os._exit(status)  # before it has had an effect
 
     def _every(self, own: Array) -> Array:
         """Return the arrays of all ranks, one below the other."""
