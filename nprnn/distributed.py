@@ -8,9 +8,10 @@ imported when a `Ranks` is made and not before.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .stack import State
 
 _SENTENCE = 1000  # bytes of a message between ranks
+_READ = 0.3  # seconds in which mpiexec reads what was written; it drops what is left at the end
 _PATIENCE = 2.0  # seconds that a rank in trouble waits for the others to be in it too
 
 
@@ -200,9 +202,12 @@ class Ranks(Alone):
             time.sleep(0.01)
         return True
 
-    def end_all(self, status: int) -> None:
+    def end_all(self, status: int) -> NoReturn:
         """End all ranks at once, whatever they wait for."""
+        time.sleep(_READ)
         self._comm.Abort(status)
+        time.sleep(_PATIENCE)  # MPICH may come back from there, to be ended a little later
+        os._exit(status)
 
     def _every(self, own: Array) -> Array:
         """Return the arrays of all ranks, one below the other."""
