@@ -297,7 +297,8 @@ class SequenceModel:
             output, state, rnn_cache = rnn.run(x, state, lengths=lengths, rng=rng)
             features, dropped = self._features(output, state, lengths), None
             if self.dropout and rng is not None:
-                dropped = dropout_mask(features, self.dropout, rng)
+                sequences = -2 if output.ndim == 3 else None  # (T, ·) is one without a batch
+                dropped = dropout_mask(features, self.dropout, rng, sequences)
                 features = features * dropped
             passes.append(Pass(features, dropped, output, state, rnn_cache, input_cache))
         return passes

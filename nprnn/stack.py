@@ -462,15 +462,25 @@ def from_parts(parts: list[Array]) -> State:
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def dropout_mask(grid: Array, probability: float, rng: np.random.Generator) -> Array:
+def dropout_mask(
+    grid: Array, probability: float, rng: np.random.Generator, sequences: int | None = -2
+) -> Array:
     """Return 0 with the given probability and else 1 / (1 - probability), in the grid's shape.
 
     Srivastava et al. (2014), "Dropout". Drawn in single precision whatever the grid's type, so that
-    float32, float64 and complex numbers meet the same mask; and with the sequences last, whatever
-    its layout, so that the mask of one does not depend on the lengths of the others.
+    float32, float64 and complex numbers meet the same mask; and with the axis of the sequences
+    last, whatever the layout, so that it does not depend on their lengths, and can be shared out.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (T, B, ·), or any other
+    probability : float
+    rng : Generator
+    sequences : int or None
+        The axis of the sequences; None if there is none.
     """
-    T, B, K = grid.shape
     mask = np.empty_like(grid.real)
-    mask.transpose(0, 2, 1)[...] = rng.random((T, K, B), np.float32) >= probability
+    drawn = mask if sequences is None else np.moveaxis(mask, sequences, -1)
+    drawn[...] = rng.random(drawn.shape, np.float32) >= probability
     mask *= 1 / (1 - probability)
     return mask

@@ -287,12 +287,15 @@ def _row(label: str, array: Array) -> str:
             array = array.astype(int)  # 1 rather than 1.
         else:
             array = array.round(4) + 0.0  # which makes -0. and what rounds to it 0.
+    width = max((len(f"{number: .0f}") for number in array.flat), default=0)
     numbers = np.array2string(
         array,
         precision=4,
         suppress_small=True,
         floatmode="maxprec",
         sign=" " if array.ndim else "-",
+        # Integers of NumPy 1 have no place for the sign.
+        formatter={"int": lambda number: f"{number: {width}d}"} if array.ndim else None,
         max_line_width=44,
         threshold=array.size,  # no dots in place of numbers
     )

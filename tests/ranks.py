@@ -117,6 +117,21 @@ def lengths_count_by_their_predictions():
             close(joined[name], gradient)
 
 
+def classes_of_whole_sequences():
+    """The read-out's masks of a classifier are shared out too."""
+    model = nprnn.SequenceClassifier(3, H, 4, num_layers=2, dropout=0.5, rng=1, dtype="float64")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(T, B, 3)), rng.integers(0, 4, B)
+    loss, grads, _ = model.loss_and_grads(x, y, rng=9)
+    own = RANKS.columns(B)
+    masks = RANKS.generator(np.random.default_rng(9))
+    part = model.loss_and_grads(x[:, own], y[own], rng=masks)
+    mean, joined = RANKS.mean(part[0], part[1])
+    close(mean, loss)
+    for name, gradient in grads.items():
+        close(joined[name], gradient)
+
+
 def batches_are_read_in_columns():
     """Each rank reads its own windows, together those of the whole batch."""
     for draw in (nprnn.sequential_batches, nprnn.random_batches):
@@ -224,6 +239,7 @@ CHECKS = [
     same_bits_on_all_ranks,
     the_same_seed_without_one,
     lengths_count_by_their_predictions,
+    classes_of_whole_sequences,
     batches_are_read_in_columns,
     going_on_with_another_number_of_ranks,
     what_is_not_finite_is_known_to_all,

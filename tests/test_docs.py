@@ -20,15 +20,19 @@ from nprnn import cli
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "docs").exists():
     pytest.skip("runs in a checkout", allow_module_level=True)
-PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("*/*.md"))]
+ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("[!.]*/*.md"))]
+PAGES = [page for page in ALL_PAGES if page != ROOT / "README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a block needs beside NumPy, by what stands in it.
 EXTRAS = {r"\btorch\b": "torch", r"from nprnn import plot": "matplotlib"}
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-all_pages = pytest.mark.parametrize(
-    "page", ALL_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
-)
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+pages = pytest.mark.parametrize("page", PAGES, ids=name)
+all_pages = pytest.mark.parametrize("page", ALL_PAGES, ids=name)
 
 
 def blocks(page):
@@ -111,7 +115,16 @@ def test_links_elsewhere_are_well_formed(page):
             assert re.fullmatch(r"[!-~]+", target), target
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def accepts(arguments):
+    """Tell whether the command line takes these arguments; --help and --version end it with 0."""
+    try:
+        cli._parser().parse_args(arguments)
+    except SystemExit as end:
+        return end.code == 0
+    return True
+
+
+@all_pages
 def test_commands_have_the_options_that_are_named(page):
     text = page.read_text("utf-8")
     lines = [line for block in BLOCK.finditer(text) for line in block[2].split("\n")]
@@ -119,7 +132,8 @@ def test_commands_have_the_options_that_are_named(page):
     for line in [*lines, *inline]:
         command = re.split(r"\s{2,}|…|\.\.\.", line)[0]
         if command.startswith("nprnn ") and "]" not in command:
-            cli._parser().parse_args(shlex.split(command)[1:])
+            name_alone = re.fullmatch("nprnn( [a-z]+)+", command)
+            assert accepts(shlex.split(command)[1:] + ["--help"] * bool(name_alone)), command
 
 
 @pages
@@ -151,3 +165,12 @@ def test_mathematics_is_such_as_github_renders(page):
 def test_the_citation_is_of_this_version():
     text = (ROOT / "CITATION.cff").read_text("utf-8")
     assert re.search(r"^version: (.*)$", text, re.MULTILINE)[1] == nprnn.__version__
+
+
+@all_pages
+def test_rows_of_a_table_have_as_many_cells(page):
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", row) for row in table.splitlines()]
+        assert len({len(row) for row in rows}) == 1, rows[0]
+        assert all(re.fullmatch(" ?:?-+:? ?", cell) for cell in rows[1][1:-1]), rows[0]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from ..alone import Alone, launched_as
+from .console import note
 
 _EDGE = 1 << 16  # bytes of a file's ends, by which two are told apart
 
@@ -47,8 +48,8 @@ def together(sentence: Callable[[Exception], str]) -> Iterator[Alone]:
     except Exception as error:
         if ranks.all_in_trouble():
             raise
-        told = f"nprnn: error: on rank {ranks.rank} of {ranks.size}: {sentence(error)}"
-        print(told, file=sys.__stderr__, flush=True)
+        with contextlib.redirect_stderr(sys.__stderr__):  # this rank speaks, whichever it is
+            note(f"nprnn: error: on rank {ranks.rank} of {ranks.size}: {sentence(error)}")
         ranks.end_all(2)
     except KeyboardInterrupt:
         ranks.end_all(130)

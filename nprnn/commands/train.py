@@ -85,7 +85,6 @@ def run(options: argparse.Namespace) -> int:
     """Train, maybe together with other ranks; return the exit status."""
     with together(sentence) as ranks:
         return _run(options, ranks)
-    raise AssertionError("an error on one rank ends them all")
 
 
 def _run(options: argparse.Namespace, ranks: Alone) -> int:
@@ -144,7 +143,7 @@ def _begun(given: Mapping[str, Any], ranks: Alone) -> tuple[Run, Folder, str]:
         command += f" --checkpoint {shlex.quote(str(path))}"
     keep = given.get("keep", KEEP.default)
     training.checkpoint.run |= {"keep": keep, "checkpoint_every": given.get("checkpoint_every")}
-    return training, Folder(path, keep), command
+    return training, _folder(path, keep, ranks), command
 
 
 def _read(file: str, folder: Path, ranks: Alone, **options: Any) -> Corpus:
@@ -155,6 +154,13 @@ def _read(file: str, folder: Path, ranks: Alone, **options: Any) -> Corpus:
     if ranks.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
     return text_run.read_together(file, str(folder / TOKENS), ranks, **options)
+
+
+def _folder(path: Path, keep: int, ranks: Alone) -> Folder:
+    """Return the folder, once no rank takes what another writes for something left over."""
+    folder = Folder(path, keep)
+    ranks.wait()
+    return folder
 
 
 def _of_the_first(ranks: Alone, path: Callable[[], Path]) -> str:
@@ -217,7 +223,7 @@ def _resumed(given: Mapping[str, Any], ranks: Alone) -> tuple[Run, Folder, str]:
     command = (
         f"nprnn train {shlex.quote(file)} --resume --checkpoint {shlex.quote(str(path.parent))}"
     )
-    return training, Folder(path.parent, keep), command
+    return training, _folder(path.parent, keep, ranks), command
 
 
 def _used_folder(given: Mapping[str, Any]) -> Path | str | None:
