@@ -4,8 +4,8 @@
 
 One thread and one processor a rank. A step is: a new batch; loss and gradients; one Allreduce;
 clipping; SGD. One rank, two, and so on take turns within a round, while the others sleep; what is
-told is the median over the rounds. The model: a step takes c0 + c1 B to compute for B sequences a
-rank, and an Allreduce of n ranks 2 log2(n) latencies and 2 (n-1)/n times the bytes at the
+told is the median over the rounds. The model: a step takes what it takes one rank to compute B
+sequences, and an Allreduce of n ranks 2 log2(n) latencies and 2 (n-1)/n times the bytes at the
 bandwidth (Rabenseifner 2004; Thakur, Rabenseifner and Gropp 2005).
 """
 
@@ -124,7 +124,7 @@ def fitted(columns, times):
 def compute_times(options):
     """Return [B, seconds] of a step of one rank without the others."""
     rows = []
-    for batch_size in (4, 8, 16, 32, 64, 128):
+    for batch_size in (1, 2, 4, 8, 16, 32, 64, 128):
         step = trainer(options, Alone(), batch_size)
         step()
         rows.append((batch_size, timed(step, options.count)))
@@ -219,12 +219,13 @@ def predict(options, num_bytes, reductions, latency, bandwidth, times, shares, r
                                        for size, seconds in reductions))  # fmt: skip
     print(f"  fitted: latency {1e6 * latency:.1f} us, bandwidth {bandwidth / 1e9:.2f} GB/s")
     computed = compute_times(options)
-    c0, c1 = fitted(
-        [np.ones(len(computed)), np.array([B for B, _ in computed], float)],
-        [seconds for _, seconds in computed],
-    )
     print("a step alone:", ", ".join(f"B={B} {1e3 * seconds:.2f} ms" for B, seconds in computed))
-    print(f"  fitted: {1e3 * c0:.2f} ms + {1e3 * c1:.3f} ms a sequence")
+    batches, steps = (np.array(column, float) for column in zip(*computed, strict=True))
+
+    def compute(B):
+        """Return how long a rank computes: between what was measured, and beyond in proportion."""
+        return float(np.interp(B, batches, steps)) if batches[-1] >= B else steps[-1] * B / 128
+
     if WORLD.size > 1:
         alone = statistics.median(times["weak", 1])
         expected = alone + reduction(WORLD.size, num_bytes, latency, bandwidth)
@@ -242,17 +243,15 @@ def predict(options, num_bytes, reductions, latency, bandwidth, times, shares, r
         print("  ranks  comm. ms  weak, % of linear  half the time at B =  strong, speed-up")
         for n in SIZES:
             communication = reduction(n, num_bytes, seconds, rate)
-            weak = (c0 + c1 * B) / (c0 + c1 * B + communication)
-            half = max(1, math.ceil((communication - c0) / c1))
+            weak = compute(B) / (compute(B) + communication)
+            half = np.interp(communication, steps, batches, left=0)
+            halfway = f"{half:.1f}" if half else "below 1"
             whole = B * 64
-            strong = (
-                ""
-                if n > whole
-                else f"{(c0 + c1 * whole) / (c0 + c1 * whole / n + communication):.0f}"
-            )
-            print(f"{n:7}{1e3 * communication:10.2f}{weak:19.0%}{half:22}{strong:>19}")
+            quicker = compute(whole) / (compute(whole / n) + communication)
+            strong = "" if n > whole else f"{quicker:.0f}"
+            print(f"{n:7}{1e3 * communication:10.2f}{weak:19.0%}{halfway:>22}{strong:>19}")
             rows.append({"network": network, "ranks": n, "communication": communication,
-                         "weak": weak, "half_at_batch": half})  # fmt: skip
+                         "weak": weak, "half_at_batch": float(half)})  # fmt: skip
     options.threads = 1
     common.finish(options, common.facts(options, []), rows, ranks=WORLD.size)
 

@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace, ranks: Alone) -> int:
     _save(folder.save, training)
     if training.checkpoint.position.step >= end:
         note(
-            f"nothing is left to do: step {end} is reached; to go on, add --resume and a larger "
+            f"nothing is left to do: step {end} is reached; to go on, give a larger "
             "--epochs or --steps"
         )
         stopped = None
