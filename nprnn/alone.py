@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .stack import State
 
 _SIGNS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # what mpiexec leaves in the environment
+READ = 0.3  # seconds in which mpiexec reads what was written; it drops what is left at the end
+PATIENCE = 2.0  # seconds that a rank in trouble waits for the others to be in it too
 
 
 def launched_as() -> int | None:

@@ -12,7 +12,7 @@ from . import __version__
 from .commands import exercise, inspect, plot, sample, score, serve, train
 from .commands.console import harmless, note, sentence
 from .commands.options import Formatter
-from .commands.together import one_voice
+from .commands.together import Parser, one_voice
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nprnn", description="Recurrent networks in pure NumPy.")
+    parser = Parser(prog="nprnn", description="Recurrent networks in pure NumPy.")
     parser.add_argument("--version", action="version", version=f"nprnn {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (summary, define) in COMMANDS.items():

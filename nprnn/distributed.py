@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from .alone import Alone
+from .alone import PATIENCE, READ, Alone
 from .stack import as_parts, from_parts
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .stack import State
 
 _SENTENCE = 1000  # bytes of a message between ranks
-_PATIENCE = 2.0  # seconds that a rank in trouble waits for the others to be in it too
 
 
 class RanksError(ValueError):
@@ -194,7 +193,7 @@ class Ranks(Alone):
 
     def all_in_trouble(self) -> bool:
         """Whether all ranks ask this within two seconds: an error of one that all have met."""
-        request, end = self._trouble.Ibarrier(), time.monotonic() + _PATIENCE
+        request, end = self._trouble.Ibarrier(), time.monotonic() + PATIENCE
         while not request.Test():
             if time.monotonic() > end:
                 return False
@@ -203,8 +202,10 @@ class Ranks(Alone):
 
     def end_all(self, status: int) -> NoReturn:
         """End all ranks at once, whatever they wait for."""
+        time.sleep(READ)
         self._comm.Abort(status)
-        os._exit(status)  # before it has had an effect
+        time.sleep(PATIENCE)  # MPICH may come back from there, to be ended a little later
+        os._exit(status)
 
     def _every(self, own: Array) -> Array:
         """Return the arrays of all ranks, one below the other."""

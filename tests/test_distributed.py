@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import nprnn
-from nprnn import cli, distributed
+from nprnn import distributed
 from nprnn.alone import Alone
 
 FOLDER = Path(sys.executable).parent
@@ -232,11 +232,69 @@ def test_ranks_that_were_started_differently(book, first, second, words):
     assert not list(Path().glob("*/*.safetensors"))
 
 
-def test_mpiexec_without_mpi4py(book, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "mpi4py", None)
-    monkeypatch.setenv("PMI_RANK", "0")
-    assert cli.run(["train", book]) == 2
-    assert "pip install 'nprnn[mpi]'" in capsys.readouterr().err
-    monkeypatch.setenv("PMI_RANK", "1")
-    assert cli.run(["train", book]) == 2
-    assert capsys.readouterr().err == ""
+BAD = ["book.txt", "--lr", "banana"]
+INSTALL = "training on several ranks needs mpi4py: pip install 'nprnn[mpi]'"
+
+
+@needs_mpi
+def test_wrong_arguments_of_one_rank_end_all(book):
+    ended = start(1, "-m", "nprnn", "train", book, ":", "-n", "1", sys.executable, "-m",
+                  "nprnn", "train", *BAD, timeout=20)  # fmt: skip
+    assert ended.returncode == 2
+    assert "on rank 1 of 2: argument --lr: expected a number" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@needs_mpi
+def test_wrong_arguments_of_all_are_told_once(book):
+    ended = start(2, "-m", "nprnn", "train", *BAD, timeout=20)
+    assert ended.returncode == 2
+    assert ended.stderr.count("argument --lr: expected a number") == 1
+
+
+@pytest.fixture
+def without_mpi4py(tmp_path):
+    """Return a PYTHONPATH that hides mpi4py."""
+    (tmp_path / "none" / "mpi4py").mkdir(parents=True)
+    (tmp_path / "none" / "mpi4py" / "__init__.py").write_text("raise ImportError", "utf-8")
+    return f"{tmp_path / 'none'}{os.pathsep}{PACKAGE}"
+
+
+@needs_mpi
+@pytest.mark.parametrize("lacking", [{0}, {1}, {0, 1}])
+def test_ranks_without_mpi4py_end_all(book, without_mpi4py, lacking):
+    own = [
+        ["-n", "1", "-env", "PYTHONPATH", without_mpi4py if rank in lacking else PACKAGE,
+         sys.executable, "-m", "nprnn", "train", book]
+        for rank in (0, 1)
+    ]  # fmt: skip
+    ended = subprocess.run(
+        [MPIEXEC, *own[0], ":", *own[1]], capture_output=True, text=True, timeout=20
+    )
+    assert ended.returncode != 0
+    assert f"nprnn: error: on rank {min(lacking)}: {INSTALL}" in ended.stderr
+    assert ended.stderr.count(INSTALL) == 1
+    assert "Traceback" not in ended.stderr
+
+
+@needs_mpi
+def test_another_version_is_refused(book, tmp_path):
+    (tmp_path / "other").mkdir()
+    shutil.copytree(Path(PACKAGE, "nprnn"), tmp_path / "other" / "nprnn")
+    top = tmp_path / "other" / "nprnn" / "__init__.py"
+    top.write_text(
+        top.read_text("utf-8").replace("__version__ = ", "__version__ = 'x' + "), "utf-8"
+    )
+    ended = start(1, "-m", "nprnn", "train", book, ":", "-n", "1", "-env", "PYTHONPATH",
+                  tmp_path / "other", sys.executable, "-m", "nprnn", "train", book)  # fmt: skip
+    assert ended.returncode == 2
+    assert "the same version of nprnn; rank 1" in ended.stderr
+
+
+def test_started_by_mpiexec_without_mpi4py(book, without_mpi4py):
+    ended = subprocess.run(
+        [sys.executable, "-m", "nprnn", "train", book], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": without_mpi4py, "PMI_RANK": "0"},
+    )  # fmt: skip
+    assert ended.returncode == -signal.SIGTERM
+    assert ended.stderr == f"nprnn: error: on rank 0: {INSTALL}\n"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
+import importlib.util
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
 
-from ..alone import Alone, launched_as
-from .console import note
+from ..alone import PATIENCE, READ, Alone, launched_as
+from .console import harmless, note
+
+if TYPE_CHECKING:
+    from ..distributed import Ranks
 
 _EDGE = 1 << 16  # bytes of a file's ends, by which two are told apart
 
@@ -40,19 +48,52 @@ def together(sentence: Callable[[Exception], str]) -> Iterator[Alone]:
     if launched_as() is None:
         yield Alone()
         return
-    from ..distributed import Ranks
-
-    ranks = Ranks()
+    ranks = _met()
     try:
         yield ranks
     except Exception as error:
-        if ranks.all_in_trouble():
-            raise
-        with contextlib.redirect_stderr(sys.__stderr__):  # this rank speaks, whichever it is
-            note(f"nprnn: error: on rank {ranks.rank} of {ranks.size}: {sentence(error)}")
-        ranks.end_all(2)
+        _tell_if_alone(ranks, sentence(error))
+        raise
     except KeyboardInterrupt:
         ranks.end_all(130)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments that all ranks are given: one that is given others ends them all."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and end."""
+        if launched_as() is not None and importlib.util.find_spec("mpi4py"):
+            _tell_if_alone(_met(), message)
+        super().error(message)
+
+
+def _met() -> Ranks:
+    """Return the ranks, once all are there; where that cannot be, no other waits for this one."""
+    from ..distributed import Ranks
+
+    try:
+        return Ranks()
+    except ImportError as error:
+        if launched_as():
+            time.sleep(PATIENCE)  # the first one speaks, if it lacks the same
+        _tell(f"on rank {launched_as()}: {error}")
+        # Without MPI there is only this: mpiexec ends all when one has died, not when one exits.
+        time.sleep(READ)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+
+
+def _tell_if_alone(ranks: Ranks, trouble: str) -> None:
+    """End all ranks with a sentence if this one has a trouble that others have not."""
+    if not ranks.all_in_trouble():
+        _tell(f"on rank {ranks.rank} of {ranks.size}: {trouble}")
+        ranks.end_all(2)
+
+
+def _tell(trouble: str) -> None:
+    with contextlib.redirect_stderr(sys.__stderr__):  # this rank speaks, whichever it is
+        note(f"nprnn: error: {harmless(trouble)}")
 
 
 def ends(file: str) -> bytes:
