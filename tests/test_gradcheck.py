@@ -392,3 +392,17 @@ def test_what_cannot_be_checked_gets_a_sentence(loss, params, grads, options, er
         check_gradients(loss, params, grads, **options)
     assert all(word in str(caught.value) for word in words), caught.value
     assert (W["w"] == 1).all()
+
+
+def test_the_table_of_a_report():
+    def loss(p):
+        return (p["W"] ** 2).sum() + 3 * p["a longer name"][0]
+
+    params = {"W": np.ones((2, 3)), "a longer name": np.ones(1)}
+    grads = {"W": np.full((2, 3), 2.0), "a longer name": np.full(1, 3.0)}
+    assert str(check_gradients(loss, params, grads, method="complex")).split("\n") == [
+        "parameter             shape  abs. error  rel. error       method  evaluations",
+        "W                    (2, 3)     0.0e+00     0.0e+00      complex            6",
+        "a longer name          (1,)     0.0e+00     0.0e+00      complex            1",
+        "11 evaluations of the loss in all",
+    ]

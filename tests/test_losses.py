@@ -1,4 +1,5 @@
 import math
+import re
 
 import naive
 import numpy as np
@@ -197,3 +198,17 @@ def test_the_mean_is_finite_where_the_sum_would_not_be():
     assert loss == np.float32(2e38)
     assert mean_squared_error(np.full(10, 1e19, "f"), np.zeros(10, "f"))[0] == np.float32(1e38)
     assert mean_squared_error(np.full(2, 1e200), np.zeros(2))[0] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "error", "sentence"),
+    [
+        (1.0, 1.0, ValueError, "prediction must have shape (..., K); got ()"),
+        ([[1.0]], [["a"]], TypeError, "target must"),
+        ([["a"]], [[1.0]], TypeError, "prediction must"),
+        (np.ones((2, 0)), np.ones((2, 0)), ValueError, "prediction is empty: the mean over"),
+    ],
+)
+def test_the_sentences_of_the_squared_error(prediction, target, error, sentence):
+    with pytest.raises(error, match=f"^{re.escape(sentence)}"):
+        mean_squared_error(prediction, target)

@@ -1,5 +1,7 @@
 import itertools
 import math
+import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -674,3 +676,112 @@ def test_a_moving_average_is_a_model_and_can_be_saved_and_continued(tmp_path):
     model.params["readout.bias"] = np.ones(3, np.float32)
     with pytest.raises(ValueError, match=r"params\['readout.bias'\] must have shape \(5,\)"):
         average.update()
+
+
+FROM_ZERO = "[0, inf)"
+INTERVALS = [
+    (SGD, {"lr": FROM_ZERO, "momentum": FROM_ZERO, "dampening": "(-inf, inf)"}),
+    (Adagrad, {"lr_decay": FROM_ZERO, "initial_accumulator_value": FROM_ZERO, "eps": FROM_ZERO}),
+    (RMSprop, {"alpha": "[0, 1)", "eps": FROM_ZERO, "momentum": FROM_ZERO}),
+    (Adam, {"lr": FROM_ZERO, "eps": FROM_ZERO, "weight_decay": FROM_ZERO}),
+    (AdamW, {"lr": FROM_ZERO, "eps": FROM_ZERO, "weight_decay": FROM_ZERO}),
+    (ExponentialMovingAverage, {"decay": "[0, 1)"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "interval"),
+    [(kind, name, interval) for kind, own in INTERVALS for name, interval in own.items()],
+)
+def test_the_sentence_names_the_argument_and_its_interval(kind, name, interval):
+    given = {"lr": 0.1} if kind is SGD else {"decay": 0.9} if kind not in KINDS else {}
+    sentence = f"{name} must be a number in {interval}, got nan"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        kind(W, **{**given, name: math.nan})
+
+
+KINDS = (SGD, Adagrad, RMSprop, Adam, AdamW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(SGD, "nesterov"), (RMSprop, "centered"), (Adam, "amsgrad"), (AdamW, "amsgrad")],
+)
+def test_the_sentence_names_the_flag(kind, name):
+    with pytest.raises(TypeError) as caught:
+        kind(W, lr=0.1, **{name: "on"})
+    assert str(caught.value).startswith(f"{name} must be True or False")
+
+
+def test_the_sentences_of_accumulator_and_average():
+    with pytest.raises(ValueError, match=r"^weight must be a number in \(0, inf\), got 0$"):
+        GradientAccumulator().add(W, 0)
+    with pytest.raises(ValueError, match=r"^no gradients were added: the mean over nothing is"):
+        GradientAccumulator().mean()
+    with pytest.raises(TypeError, match=r"^bias_correction must be True or False"):
+        ExponentialMovingAverage(W, 0.9, "on")
+    parts = GradientAccumulator()
+    parts.add(W)
+    with pytest.raises(ValueError, match=r"^grads\['b'\] must have shape \(2,\); got \(1,\)"):
+        parts.add({**W, "b": np.ones(1)})
+    with pytest.raises(ValueError, match=r"^state does not fit Adam\(lr=0.001, .*\): missing"):
+        Adam(W).load_state_dict({})
+
+
+def test_without_a_weight_a_part_counts_once():
+    parts = GradientAccumulator()
+    parts.add({"w": np.array([1.0])})
+    parts.add({"w": np.array([4.0])}, weight=2)
+    assert parts.weight == 3
+    assert parts.mean()["w"].tolist() == [3.0]
+
+
+@pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, momentum=0.9), Adagrad, Adam])
+def test_the_state_before_the_first_step_can_be_loaded(make):
+    params = random_grads(np.random.default_rng(0))
+    optimizer = make(params)
+    start = optimizer.state_dict()
+    assert (start["step"].dtype, int(start["step"])) == (np.int64, 0)
+    optimizer.step(random_grads(np.random.default_rng(1)))
+    optimizer.load_state_dict(start)
+    assert optimizer.step_count == 0
+    with pytest.raises(ValueError, match="step"):
+        optimizer.load_state_dict(start | {"step": np.array(-1)})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: SGD(p, 0.1),
+        lambda p: SGD(p, 0.1, momentum=0.9, dampening=0.5),
+        lambda p: SGD(p, 0.1, momentum=0.9, nesterov=True),
+        Adagrad,
+        lambda p: RMSprop(p, momentum=0.9, centered=True),
+        lambda p: Adam(p, amsgrad=True),
+        AdamW,
+    ],
+)
+def test_a_step_needs_one_block_beside_what_is_kept(make):
+    size = 4 * optim.BLOCK
+    params, grads = {"w": np.ones(size, np.float32)}, {"w": np.full(size, 0.1, np.float32)}
+    optimizer = make(params)
+    optimizer.step(grads)
+    tracemalloc.start()
+    try:
+        optimizer.step(grads)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.2 * 4 * optim.BLOCK
+
+
+def test_a_moving_average_needs_one_block_beside_what_is_kept():
+    average = ExponentialMovingAverage({"w": np.ones(4 * optim.BLOCK, np.float32)}, 0.9)
+    average.update()
+    tracemalloc.start()
+    try:
+        average.update()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.2 * 4 * optim.BLOCK
