@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 import time
+from functools import partial
 
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[name] = "1"
@@ -160,6 +161,26 @@ def overlap(options, num_bytes):
     return *times, gradient.nbytes / num_bytes
 
 
+def flat_parameters(params):
+    """Return the times of copying gradients into one vector, and of a step over many or one."""
+    grads = {name: np.full_like(value, 1e-4) for name, value in params.items()}
+    one = {"all": np.concatenate([value.ravel() for value in params.values()])}
+    flat = {"all": np.concatenate([gradient.ravel() for gradient in grads.values()])}
+
+    def step(optimizer, own):
+        nprnn.clip_grad_norm(own, 1e9)
+        optimizer.step(own)
+
+    def copy():
+        np.concatenate([gradient.ravel() for gradient in grads.values()])
+
+    tasks = [copy]
+    for kind in (nprnn.SGD, nprnn.Adam):
+        many, single = kind(params, lr=1e-9), kind(one, lr=1e-9)
+        tasks += [partial(step, many, grads), partial(step, single, flat)]
+    return [timed(task, 300) for task in tasks]
+
+
 def main():
     """Measure on all ranks; rank 0 tells."""
     parser = argparse.ArgumentParser(
@@ -209,12 +230,13 @@ def main():
     shares = overlap(options, num_bytes) if WORLD.size > 1 else None
     rest()
     if WORLD.rank == 0:
-        predict(options, num_bytes, reductions, latency, 1 / inverse, times, shares, rows)
+        predict(options, params, reductions, latency, 1 / inverse, times, shares, rows)
     rest()
 
 
-def predict(options, num_bytes, reductions, latency, bandwidth, times, shares, rows):
+def predict(options, params, reductions, latency, bandwidth, times, shares, rows):
     """Fit the model, hold it against the measurement, and print what it says of more ranks."""
+    num_bytes = 4 * sum(value.size for value in params.values())
     print("Allreduce here:", ", ".join(f"{size:,} B {1e6 * seconds:.0f} us"
                                        for size, seconds in reductions))  # fmt: skip
     print(f"  fitted: latency {1e6 * latency:.1f} us, bandwidth {bandwidth / 1e9:.2f} GB/s")
@@ -236,6 +258,11 @@ def predict(options, num_bytes, reductions, latency, bandwidth, times, shares, r
         print(f"overlap: products {1e6 * product:.0f} us, the read-out's Iallreduce "
               f"{1e6 * reduce:.0f} us, both at once {1e6 * both:.0f} us; the read-out is "
               f"{share:.0%} of the gradients")  # fmt: skip
+    copy, *steps_of = flat_parameters(params)
+    sgd, one_sgd, adam, one_adam = (1e6 * seconds for seconds in steps_of)
+    print(f"one vector: a copy takes {1e6 * copy:.0f} us; clipping and SGD over {len(params)} "
+          f"arrays {sgd:.0f} us, over one {one_sgd:.0f}; "
+          f"and with Adam {adam:.0f} and {one_adam:.0f}")  # fmt: skip
     B = options.batch_size
     for network, (seconds, rate) in NETWORKS.items():
         print(f"\n{network}, {1e6 * seconds:.0f} us: weak scaling with B={B} a rank, strong "
