@@ -178,7 +178,10 @@ def test_a_signal_to_one_rank_ends_all(book, number):
         ranks = children(job, "book/step-00000040.safetensors")
         os.kill(ranks[-1], number)
         out, err = job.communicate(timeout=10)
-    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    end = time.monotonic() + 5  # the system clears away what mpiexec has ended
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < end
+        time.sleep(0.05)
     position = nprnn.checkpoint.load(nprnn.checkpoint.latest("book")).position
     assert position.step >= 40
     if number == signal.SIGTERM:
