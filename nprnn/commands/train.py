@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace, ranks: Alone) -> int:
     training, folder, command = (_resumed if options.resume else _begun)(given, ranks)
     run = training.checkpoint.run
     end = min(training.total_steps, int(run["steps"] or training.total_steps))
-    if not options.quiet:
+    if ranks.rank == 0 and not options.quiet:  # it takes a walk through the whole text
         for line in text_run.introduction(training):
             note(one_line(line))
     for warning in text_run.warnings(training):
