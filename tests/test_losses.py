@@ -212,3 +212,27 @@ def test_the_mean_is_finite_where_the_sum_would_not_be():
 def test_the_sentences_of_the_squared_error(prediction, target, error, sentence):
     with pytest.raises(error, match=f"^{re.escape(sentence)}"):
         mean_squared_error(prediction, target)
+
+
+@pytest.mark.parametrize(
+    ("targets", "mask", "error", "sentence"),
+    [
+        (["a", "b"], None, TypeError, "targets must"),
+        ([0, [1]], None, TypeError, "targets must"),
+        ([0], None, ValueError, "targets must have shape logits.shape[:-1] = (2,); got (1,)"),
+        ([0, 1], [True], ValueError, "mask must have shape (2,), one entry a position; got (1,)"),
+        ([0, 1], [True, [1]], TypeError, "mask must"),
+        ([0, 1], ["a", "b"], TypeError, "mask must"),
+        ([0, 1], [0, 2], ValueError, "mask must"),
+    ],
+)
+def test_the_sentences_of_the_cross_entropy(targets, mask, error, sentence):
+    with pytest.raises(error, match=f"^{re.escape(sentence)}"):
+        softmax_cross_entropy(np.zeros((2, 3)), targets, mask)
+
+
+def test_a_loss_above_the_largest_number_is_infinite_without_a_warning():
+    logits = np.array([[3e38, -3e38]], np.float32)
+    loss, d_logits = softmax_cross_entropy(logits, [1])
+    assert (loss, loss.dtype) == (np.inf, np.float32)
+    assert d_logits.tolist() == [[1, -1]]
