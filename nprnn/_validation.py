@@ -6,6 +6,7 @@ was expected in symbols and numbers, what came, and where it helps, what to do.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,12 +46,17 @@ def real(name: str, value: Any, interval: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
-    low, high = (float(end) for end in interval[1:-1].split(","))
+    low, high = _ends(interval)
     above = number >= low if interval[0] == "[" else number > low
     below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         raise ValueError(f"{name} must be a number in {interval}, got {number:g}")
     return number
+
+
+@functools.cache
+def _ends(interval: str) -> tuple[float, ...]:
+    return tuple(float(end) for end in interval[1:-1].split(","))
 
 
 def flag(name: str, value: Any) -> bool:

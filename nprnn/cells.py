@@ -69,15 +69,15 @@ class Cell:
 
     A class attribute each: `num_gates`, G; `num_states`, 1 for h, 2 for h and c; `num_kept`, how
     many numbers a unit and step keeps for the backward pass beside gates and states;
-    `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh; `keeps_gates`,
-    whether `local_derivatives` needs the gates.
+    `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh; `in_place`, for
+    a cell of one gate, whether that lies where h does, and is gone when `forward` has written h.
     """
 
     num_gates = 1
     num_states = 1
     num_kept = 0
     passes_on = False
-    keeps_gates = True
+    in_place = False
 
     def input_bias(self, b_ih: Array, b_hh: Array) -> Array:
         """Return what is added to the input's half of the gates, (G*H,)."""
@@ -138,10 +138,10 @@ class VanillaCell(Cell):
         The function f.
     """
 
-    keeps_gates = False  # f' is a function of h
+    in_place = True  # f' is a function of h
 
     def __init__(self, nonlinearity: str) -> None:
-        self.activation = ACTIVATIONS[nonlinearity]
+        self.apply, self.derivative = ACTIVATIONS[nonlinearity]
 
     def forward(
         self,
@@ -154,14 +154,14 @@ class VanillaCell(Cell):
         """h_t = f(input half + hidden half)."""
         (h,) = after
         np.add(gates, hidden, h)
-        self.activation.apply(h, h)
+        self.apply(h, h)
 
     def local_derivatives(
         self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
         """f'(a), in terms of h = f(a)."""
         (h,) = after
-        return (self.activation.derivative(h),)
+        return (self.derivative(h),)
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_a = f'(a) d_h."""

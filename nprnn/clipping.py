@@ -86,7 +86,7 @@ def clip_grad_value(grads: Mapping[str, Array], clip_value: float) -> None:
 def _norm(grads: Mapping[str, Array]) -> float:
     """Return the Euclidean norm of all entries, without overflow or underflow on the way."""
     with np.errstate(over="ignore", under="ignore"):
-        squares = [float(np.dot(flat, flat)) for flat in map(np.ravel, grads.values())]
+        squares = [float(flat.dot(flat)) for flat in (g.ravel() for g in grads.values())]
     norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
     # In this range no square of an entry that matters has left the range of float32.
     if 1e-12 < norm < 1e18:

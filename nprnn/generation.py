@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ._validation import Array
 
 
+# e to this power, times any number of tokens, is far from the largest and the smallest float64.
+_LARGE = 600
+
+
 class Sampler(NamedTuple):
     """How to draw a token; make one with `sampler`, which checks the settings."""
 
@@ -30,13 +34,15 @@ class Sampler(NamedTuple):
         rng : Generator
             One number is drawn from it, none at temperature 0.
         """
-        scores = np.asarray(logits, np.float64)
+        scores = np.asarray(logits).astype(np.float64)
+        likeliest = int(scores.argmax())
         if self.temperature == 0:
-            return int(scores.argmax())
-        scores = scores - scores[scores.argmax()]
-        if self.temperature != 1:
+            return likeliest
+        peak = scores.item(likeliest)
+        # A score common to all cancels, and is taken off where exp might leave its range.
+        if self.temperature != 1 or not abs(peak) < _LARGE:
             with np.errstate(over="ignore"):  # -inf is what a tiny temperature means
-                scores /= self.temperature
+                scores = (scores - peak) / self.temperature
         if self.top_k is None and self.top_p == 1:
             return _draw(np.exp(scores), rng)
         # Likeliest first, ties by index: then both cuts keep a head of the list.
@@ -79,7 +85,7 @@ def sampler(
 
 def _draw(weights: Array, rng: np.random.Generator) -> int:
     """Draw an index with probability proportional to its weight."""
-    cumulative = weights.cumsum()
+    cumulative = np.add.accumulate(weights)
     # `random()` is below 1, but its product with the total may round up to the total.
-    place = int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
-    return min(place, len(weights) - 1)
+    place = int(cumulative.searchsorted(rng.random() * cumulative.item(-1), "right"))
+    return place if place < len(weights) else len(weights) - 1

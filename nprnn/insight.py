@@ -286,7 +286,7 @@ def activations(
         found = []
         for (run,), _ in cache.layers:
             own = dict(zip("hc", map(run.packing.after, run.states), strict=False))
-            if names and run.gates is not None:
+            if names:
                 own |= zip(names, np.split(run.gates, len(names), axis=-1), strict=True)
             leave = cache.boundary.leave
             found.append({name: np.array(leave(every)) for name, every in own.items()})

@@ -65,25 +65,27 @@ def summed_cross_entropy(
     expected = f"logits.shape[:-1] = {scores.shape[:-1]}"
     check.shape("targets", labels, expected, labels.shape == scores.shape[:-1])
     chosen = _chosen(mask, labels.shape, allow_none=count is not None)
-    num_classes = scores.shape[-1]
-    rows = scores.reshape(-1, num_classes)[chosen]  # (N, V)
-    places = check.index_array("targets", labels.ravel()[chosen], num_classes, "V")
+    V = scores.shape[-1]
+    rows = scores.reshape(-1, V)[chosen]  # (N, V)
+    places = check.index_array("targets", labels.ravel()[chosen], V, "V")
+    N = len(places)
+    targeted = np.arange(N), places
 
     # ln p = o - max o - ln Σ exp(o - max o). The maximum is that of the real part: it is a constant
     # that cancels, and so has no derivative to carry.
     # Infinite or unrepresentably distant logits make the loss NaN or infinite, without a warning.
     with np.errstate(invalid="ignore", over="ignore"):
         shifted = rows - rows.real.max(axis=1, keepdims=True)  # (N, V)
-    at_target = shifted[np.arange(len(places)), places]  # (N,)
-    probabilities = np.exp(shifted, out=shifted)
-    totals = probabilities.sum(axis=1, keepdims=True)  # (N, 1)
-    count = len(places) if count is None else count
-    loss = _mean(np.log(totals[:, 0]) - at_target, count)
+        at_target = shifted[targeted]  # (N,)
+        probabilities = np.exp(shifted, out=shifted)
+        totals = probabilities.sum(axis=1)  # (N,)
+        count = N if count is None else count
+        loss = _mean(np.log(totals) - at_target, count)
 
-    # d_o = (p - one_hot(target)) / N
-    scale = 1 / count
-    np.multiply(probabilities, scale / totals, out=probabilities)
-    probabilities[np.arange(len(places)), places] -= scale
+        # d_o = (p - one_hot(target)) / N
+        scale = 1 / count
+        np.multiply(probabilities, (scale / totals)[:, None], out=probabilities)
+        probabilities[targeted] -= scale
     return loss, _spread(probabilities, chosen, scores.shape)
 
 
@@ -130,7 +132,7 @@ def summed_squared_error(
         raise ValueError("prediction is empty: the mean over nothing is undefined")
     error = guess.reshape(-1, K)[chosen] - truth.reshape(-1, K)[chosen]  # (N, K)
     size = error.size if count is None else count * K
-    with np.errstate(over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         loss = _mean(error * error, size)
     return loss, _spread(error * (2 / size), chosen, guess.shape)
 
@@ -140,9 +142,7 @@ def _mean(parts: Array, count: int) -> Any:
 
     Added up in double precision: the sum of what float32 can hold may be more than it can hold.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean = parts.sum(dtype=np.result_type(parts, np.float64)) / count
-        return mean.astype(parts.dtype)
+    return (parts.sum(dtype=np.result_type(parts, np.float64)) / count).astype(parts.dtype)
 
 
 def _chosen(mask: ArrayLike | None, positions: tuple[int, ...], allow_none: bool) -> Any:

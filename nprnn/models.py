@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,8 +125,11 @@ class SequenceModel:
         )
         width = layers.num_directions * layers.hidden_size
         readout = Linear(width, output_size, dtype=dtype, rng=rng)
-        self._parts: dict[str, Any] = {"rnn": layers, "readout": readout}
-        self.params: Params = prefixed({name: part.params for name, part in self._parts.items()})
+        self._parts: dict[str, Any] = {}
+        self._names: dict[str, dict[str, str]] = {}  # in `params`, by part and its own name
+        self.params: Params = {}
+        self._add_part("rnn", layers)
+        self._add_part("readout", readout)
 
     @property
     def rnn(self) -> Recurrent:
@@ -340,9 +344,9 @@ class SequenceModel:
         """Return the loss, and its gradient with respect to the prediction."""
         return summed_cross_entropy(prediction, targets, mask, count)
 
-    def _enter(self, inputs: ArrayLike) -> tuple[ArrayLike, Any]:
+    def _enter(self, inputs: ArrayLike) -> tuple[Array, Any]:
         """Return what the recurrent layers see, and what `_enter_backward` needs."""
-        return inputs, None
+        return self.rnn.check_input(inputs), None
 
     def _enter_backward(self, d_x: Array | None, cache: Any) -> dict[str, Params]:
         """Return the gradients, by part, of what stands in front of the recurrent layers."""
@@ -376,14 +380,18 @@ class SequenceModel:
         check.shape("mask", given, f"(T, B) = {valid.shape}", given.shape == valid.shape)
         return np.where(valid, given, False)
 
+    def _add_part(self, name: str, part: Any) -> None:
+        self._parts[name] = part
+        self._names[name] = {own: f"{name}.{own}" for own in part.params}
+        self.params |= prefixed({name: part.params})
+
     def _part(self, name: str) -> Any:
         """Return a part over the arrays that `params` holds now: there are no others."""
-        part = copy.copy(self._parts[name])
-        part.params = {
-            key.removeprefix(f"{name}."): value
-            for key, value in self.params.items()
-            if key.startswith(f"{name}.")
-        }
+        part = self._parts[name]
+        params = {own: self.params[key] for own, key in self._names[name].items()}
+        if not all(map(operator.is_, params.values(), part.params.values())):
+            part = copy.copy(part)
+            part.params = params
         return part
 
 
@@ -614,11 +622,13 @@ class LanguageModel(SequenceModel):
             embedding = Embedding(self.vocab_size, embedding_size, dtype=dtype, rng=rng)
             if tie_weights:  # drawn as a read-out's weight: an embedding's would give wild logits
                 embedding.params["weight"] = self.params.pop("readout.weight")
-            self._parts["embedding"] = embedding
-            self.params = prefixed({"embedding": embedding.params}) | self.params
+                self._names["readout"]["weight"] = "embedding.weight"
+            others, self.params = self.params, {}
+            self._add_part("embedding", embedding)
+            self.params |= others
 
     def _enter(self, inputs: ArrayLike) -> tuple[Array, Any]:
-        ids = self._tokens("inputs", inputs)
+        ids = self._tokens(inputs)
         return self._part("embedding").forward(ids) if self.embedding_size else (ids, None)
 
     def _enter_backward(self, d_x: Array | None, cache: Any) -> dict[str, Params]:
@@ -630,12 +640,6 @@ class LanguageModel(SequenceModel):
         if self.tie_weights:  # one array in two places: its gradient is the sum of both
             grads["embedding"]["weight"] += grads["readout"].pop("weight")
         return super()._joined(grads)
-
-    def _part(self, name: str) -> Any:
-        part = super()._part(name)
-        if self.tie_weights and name == "readout":
-            part.params["weight"] = self.params["embedding.weight"]
-        return part
 
     def generate(
         self,
@@ -676,24 +680,18 @@ class LanguageModel(SequenceModel):
         step, logits = Stepper(rnn, state), np.empty_like(b)  # (V,)
         vectors = self.params["embedding.weight"] if self.embedding_size else None
         while True:
-            np.dot(W, h, logits)
+            W.dot(h, logits)
             np.add(logits, b, logits)
             token = draw(logits, rng)
             yield token
             h = step(token if vectors is None else vectors[token])
 
-    def _criterion(
-        self, prediction: Array, targets: ArrayLike, mask: ArrayLike | None, count: int | None
-    ) -> tuple[Any, Array]:
-        if mask is None:  # else what is masked out may hold anything
-            targets = self._tokens("targets", targets)
-        return summed_cross_entropy(prediction, targets, mask, count)
-
-    def _tokens(self, name: str, tokens: ArrayLike) -> Array:
+    def _tokens(self, inputs: ArrayLike) -> Array:
         """Refuse anything but integers: vectors are not what this model reads."""
-        given = check.array(name, tokens)
-        check.shape(name, given, "(T, B) or (T,)", given.ndim in (1, 2))
-        return check.index_array(name, given, self.vocab_size, "vocab_size")
+        given = check.array("inputs", inputs)
+        check.shape("inputs", given, "(T, B) or (T,)", given.ndim in (1, 2))
+        ids = check.index_array("inputs", given, self.vocab_size, "vocab_size")
+        return ids.astype(np.intp, copy=False)
 
 
 def _cell_options(cell: str, nonlinearity: str, forget_bias: float | None) -> dict[str, Any]:

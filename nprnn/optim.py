@@ -194,12 +194,10 @@ class Optimizer(_Stateful):
         kept = self.state.values()
         for name, value in self.params.items():
             for p, g, *buffers, s in _blocks(value, grads[name], *[b[name] for b in kept]):
-                self._update(p, self._with_decay(p, g), buffers, s)
+                self._update(p, self._with_decay(p, g) if self.weight_decay else g, buffers, s)
 
     def _with_decay(self, p: Array, g: Array) -> Array:
         """Return g + λ p."""
-        if not self.weight_decay:
-            return g
         decayed = np.multiply(p, self.weight_decay, out=np.empty_like(p))
         decayed += g
         return decayed

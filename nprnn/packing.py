@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._validation import Array
 
     Packing = Any  # Dense | Ragged
+    Transitions = tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]]
 
 
 def packing(T: int, B: int, lengths: Array | None, reverse: bool) -> Packing:
@@ -100,9 +101,13 @@ class Dense:
         """Return one view a step of an array of all steps."""
         return list(array)
 
-    def steps_before(self, states: Array) -> list[Array]:
-        """Return, for each step, a view of the state that it comes from, of one kind."""
-        return list(states[:-1])
+    def transitions(self, states: Array) -> Transitions:
+        """Return, for each step, views of the states that it comes from, and of those it leads to.
+
+        Each a tuple of one view a kind, of states (S, T+1, B, H).
+        """
+        places = list(zip(*map(list, states), strict=True))
+        return places[:-1], places[1:]
 
     def scratch(self, array: Array) -> list[Array]:
         """Return, for each step, the part of (B, ·) whose sequences are running: all of it."""
@@ -210,10 +215,17 @@ class Ragged:
         ends = np.cumsum(self.sizes).tolist()
         return [array[end - n : end] for n, end in zip(self.sizes, ends, strict=True)]
 
-    def steps_before(self, states: Array) -> list[Array]:
-        """Return, for each step, a view of the state that it comes from, of one kind."""
+    def transitions(self, states: Array) -> Transitions:
+        """Return, for each step, views of the states that it comes from, and of those it leads to.
+
+        Each a tuple of one view a kind, of states (S, B + N, H).
+        """
         starts = np.cumsum([0, self.B, *self.sizes]).tolist()
-        return [states[start : start + n] for n, start in zip(self.sizes, starts, strict=False)]
+        before, after = (
+            [tuple(states[:, start : start + n]) for n, start in zip(self.sizes, of, strict=False)]
+            for of in (starts, starts[1:])
+        )
+        return before, after
 
     def scratch(self, array: Array) -> list[Array]:
         """Return, for each step, the part of (B, ·) whose sequences are running."""

@@ -42,7 +42,7 @@ class Run(NamedTuple):
     weights: Weights
     packing: Packing
     x: Array  # of all steps, as they are read; integers stand for one-hot vectors
-    gates: Array | None  # of all steps, as the cell left them; None if it has no more use for them
+    gates: Array  # of all steps, as the cell left them
     kept: Array  # of all steps, what else the cell kept
     states: Array  # (S, ...): the initial ones, then those that each step leads to
 
@@ -72,21 +72,20 @@ def scan(
     bias = None if b_ih is None or b_hh is None else cell.input_bias(b_ih, b_hh)
     dtype = np.result_type(initial, weights.hh, *([] if x.dtype.kind in "iu" else [x]))
     W = weights.hh.T.astype(dtype, copy=False)  # (H, G*H)
-    gates = packing.empty(W.shape[1], dtype)
+    states = packing.empty_states(initial.astype(dtype, copy=False))
+    output = packing.after(states[0])
+    gates = output if cell.in_place else packing.empty(W.shape[1], dtype)
     project(packing, x, weights.ih, bias, out=gates)
     kept = packing.empty(cell.num_kept * H, dtype)
     cell.keep(kept, b_hh)
-    states = packing.empty_states(initial.astype(dtype, copy=False))
     hidden = packing.scratch(empty_steps(1, B, W.shape[1], dtype)[0])
     multiply = product(B)
-    before = zip(*map(packing.steps_before, states), strict=True)
-    after = zip(*(packing.steps(packing.after(every)) for every in states), strict=True)
+    before, after = packing.transitions(states)
     steps = zip(packing.steps(gates), hidden, packing.steps(kept), before, after, strict=True)
     for gates_t, hidden_t, kept_t, before_t, after_t in steps:
         multiply(before_t[0], W, hidden_t)  # W_hh h_(t-1)
         cell.forward(gates_t, hidden_t, kept_t, before_t, after_t)
-    run = Run(weights, packing, x, gates if cell.keeps_gates else None, kept, states)
-    return packing.after(states[0]), packing.final(states), run
+    return output, packing.final(states), Run(weights, packing, x, gates, kept, states)
 
 
 def scan_backward(
@@ -144,40 +143,39 @@ def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tup
     W = weights.hh.astype(dtype, copy=False) if B == 1 else column_major(weights.hh, dtype)
     d_states = empty_steps(len(d_final), B, H, dtype)  # of the states after a step
     d_states[...] = d_final
-    carried = empty_steps(1, B, H, dtype)[0]  # what reaches h from later steps
-    carried[...] = d_final[0]
+    # What goes through W_hh is all that h gets, or comes on top of what the cell passes on.
+    through = np.empty_like(d_states[0]) if cell.passes_on else d_states[0]
     multiply = product(B)
-    arrays = [d_output, d_gates, cell.hidden_side(d_gates), *factors]
     steps = zip(
-        packing.scratch(carried),
+        packing.scratch(through),
         zip(*map(packing.scratch, d_states), strict=True),
-        *map(packing.steps, arrays),
+        *map(packing.steps, [d_output, d_gates, cell.hidden_side(d_gates), *factors]),
         strict=True,
     )
-    for carried_t, d_states_t, d_output_t, d_gates_t, d_hidden_t, *factors_t in reversed(
+    for through_t, d_states_t, d_output_t, d_gates_t, d_hidden_t, *factors_t in reversed(
         list(steps)
     ):
         d_h_t = d_states_t[0]
-        np.add(carried_t, d_output_t, d_h_t)
+        np.add(d_h_t, d_output_t, d_h_t)
         cell.backward(d_states_t, d_gates_t, factors_t)
-        multiply(d_hidden_t, W, carried_t)
+        multiply(d_hidden_t, W, through_t)  # W_hhᵀ d_a_t
         if cell.passes_on:
-            np.add(carried_t, d_h_t, carried_t)
-    d_states[0] = carried
+            np.add(d_h_t, through_t, d_h_t)
     return d_gates, d_states
 
 
 def product(B: int) -> Callable[..., Any]:
     """Return NumPy's product of matrices for the steps of B sequences.
 
-    `dot` has less to do before it begins; but it writes row-major arrays only.
+    `dot` has less to do before it begins, as a method least of all; but it writes row-major arrays
+    only.
     """
-    return np.dot if B == 1 else np.matmul
+    return np.ndarray.dot if B == 1 else np.matmul
 
 
 def column_sums(rows: Array) -> Array:
     """Return the sum of the rows (N, K), as a product: several times faster than `sum`."""
-    sums: Array = np.ones(len(rows), rows.dtype) @ rows
+    sums: Array = np.ones(len(rows), rows.dtype).dot(rows)
     return sums
 
 

@@ -141,7 +141,7 @@ class Recurrent:
 
         Nothing is kept for a backward pass, and nothing is dropped out.
         """
-        grid, states, packings, boundary = self._enter(x, state, lengths)
+        grid, states, packings, boundary = self._enter(self.check_input(x), state, lengths)
         for k in range(self.num_layers):
             grid, states[:, k], _ = self._layer(k, grid, states[:, k], packings)
         return np.ascontiguousarray(boundary.leave(grid)), boundary.leave_state(states)
@@ -150,7 +150,7 @@ class Recurrent:
         self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
     ) -> tuple[Array, State]:
         """Return the outputs of all layers, (L, T, B, D*H), and the final state, for inference."""
-        grid, states, packings, boundary = self._enter(x, state, lengths)
+        grid, states, packings, boundary = self._enter(self.check_input(x), state, lengths)
         outputs = []
         for k in range(self.num_layers):
             grid, states[:, k], _ = self._layer(k, grid, states[:, k], packings)
@@ -197,13 +197,13 @@ class Recurrent:
         TypeError, ValueError
             If a shape or dtype does not fit; the message says which, and what was expected.
         """
-        output, final, cache = self.run(x, state, lengths=lengths, rng=rng)
+        output, final, cache = self.run(self.check_input(x), state, lengths=lengths, rng=rng)
         # The cache keeps the states; the caller gets a copy that can be changed without harm.
         return np.array(output, order="C"), final, cache
 
     def run(
         self,
-        x: ArrayLike,
+        x: Array,
         state: State = None,
         *,
         lengths: ArrayLike | None = None,
@@ -211,7 +211,8 @@ class Recurrent:
     ) -> tuple[Array, State, Cache]:
         """Do as `forward` does, without a copy: the output may be a view of what the cache holds.
 
-        For whoever reads the output, and does not change it or give it away.
+        For whoever reads the output, and does not change it or give it away; and whose input has
+        been through `check_input`.
         """
         grid, states, packings, boundary = self._enter(x, state, lengths)
         rng = None if rng is None else check.generator(rng)
@@ -301,20 +302,14 @@ class Recurrent:
             if d_x is not None:
                 d_inputs.append(packed.leave(d_x))
             d_initials.append(packed.leave_state(d_initial))
-            named = zip(self._keys(k, direction), d_weights, strict=False)
+            named = zip(_keys(k, direction, self.bias), d_weights, strict=False)
             grads |= {key: gradient for key, gradient in named if gradient is not None}
         d_input = functools.reduce(np.add, d_inputs) if d_inputs else None
         return d_input, _side_by_side(d_initials), grads
 
-    def _keys(self, k: int, direction: int) -> list[str]:
-        """Return the names of one layer's parameters in one direction, in the order of Weights."""
-        place = f"l{k}" + ("_reverse" if direction else "")
-        kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]
-        return [f"{kind}_{place}" for kind in kinds]
-
     def weights(self, k: int, direction: int = 0) -> Weights:
         """Return the parameters of one layer in one direction."""
-        return Weights(*(self.params[key] for key in self._keys(k, direction)))
+        return Weights(*(self.params[key] for key in _keys(k, direction, self.bias)))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         D, H, GH = self.num_directions, self.hidden_size, self.cell.num_gates * self.hidden_size
@@ -323,19 +318,18 @@ class Recurrent:
             width = self.input_size if k == 0 else D * H
             for direction in range(D):
                 sizes = [(GH, width), (GH, H), (GH,), (GH,)]
-                shapes |= zip(self._keys(k, direction), sizes, strict=False)
+                shapes |= zip(_keys(k, direction, self.bias), sizes, strict=False)
         return shapes
 
     def _enter(
-        self, x: ArrayLike, state: State, lengths: ArrayLike | None
+        self, x: Array, state: State, lengths: ArrayLike | None
     ) -> tuple[Array, Array, list[Packing], Boundary]:
         """Check what the caller passes; return it as (T, B, ...), (S, L, D, B, H) and packings."""
-        given, rank = self._check_input(x)
-        boundary = Boundary(given.ndim < rank, self.batch_first)
-        grid = boundary.enter(given)
+        boundary = Boundary(x.ndim < (2 if x.dtype.kind in "iu" else 3), self.batch_first)
+        grid = boundary.enter(x)
         T, B = grid.shape[:2]
         if T == 0:
-            raise ValueError(f"x must have at least one time step; got shape {given.shape}")
+            raise ValueError(f"x must have at least one time step; got shape {x.shape}")
         if lengths is not None:
             if boundary.unbatched:
                 raise ValueError(
@@ -343,30 +337,32 @@ class Recurrent:
                 )
             lengths = check.lengths("lengths", lengths, T, B)
         initial = self._check_state("state", state, B, boundary)
-        if given.dtype.kind == "c":
-            initial = initial.astype(np.result_type(initial, given), copy=False)
+        if x.dtype.kind == "c":
+            initial = initial.astype(np.result_type(initial, x), copy=False)
         packings = [packing(T, B, lengths, reverse=d == 1) for d in range(self.num_directions)]
         return grid, initial, packings, boundary
 
-    def _check_input(self, x: ArrayLike) -> tuple[Array, int]:
-        """Return the input as an array, and the rank that it has with a batch."""
+    def check_input(self, x: ArrayLike) -> Array:
+        """Return the input as an array that `run` takes, or say what is wrong with it."""
         given = check.array("x", x)
         batch = "B, T" if self.batch_first else "T, B"
         if given.dtype.kind in "iu":
             hint = "; integers are classes: for numbers pass x.astype(numpy.float32)"
             check.shape("x", given, f"({batch}) or (T,)", given.ndim in (1, 2), hint)
             ids = check.index_array("x", given, self.input_size, "input_size")
-            return ids.astype(np.intp, copy=False), 2
+            return ids.astype(np.intp, copy=False)
         given = check.float_array("x", given)
         fits = given.ndim in (2, 3) and given.shape[-1] == self.input_size
         size = f"I={self.input_size}"
         check.shape("x", given, f"({batch}, {size}) or, without a batch, (T, {size})", fits)
         check.same_precision("x", given, self._dtype)
-        return given, 3
+        return given
 
     def _check_state(self, name: str, state: State, B: int, boundary: Boundary) -> Array:
         """Return a copy of a state, with zeros for what is None, as (S, L, D, B, H)."""
         L, D, H = self.num_layers, self.num_directions, self.hidden_size
+        if state is None:
+            return np.zeros((self.cell.num_states, L, D, B, H), self._dtype)
         batch = () if boundary.unbatched else (B,)
         symbols = f"(L*D={L * D}, " + ("" if boundary.unbatched else f"B={B}, ") + f"H={H})"
         parts: list[Array | None] = []
@@ -388,11 +384,10 @@ class Recurrent:
         S = self.cell.num_states
         if S == 1:
             return {name: state}
-        parts = [None] * S if state is None else state
-        if not isinstance(parts, tuple | list) or len(parts) != S:
+        if not isinstance(state, tuple | list) or len(state) != S:
             came = f"shape {np.shape(state)}" if isinstance(state, np.ndarray) else repr(state)
             raise TypeError(f"{name} must be a tuple of {S} arrays, such as (h, c); got {came}")
-        return {f"{name}[{i}]": part for i, part in enumerate(parts)}
+        return {f"{name}[{i}]": part for i, part in enumerate(state)}
 
     def _enter_backward(
         self, d_output: ArrayLike | None, d_state: State, cache: Cache
@@ -445,6 +440,14 @@ class Recurrent:
             if value != default
         ]
         return f"{type(self).__name__}({', '.join([sizes, *others])})"
+
+
+@functools.cache
+def _keys(k: int, direction: int, bias: bool) -> tuple[str, ...]:
+    """Return the names of one layer's parameters in one direction, in the order of Weights."""
+    place = f"l{k}" + ("_reverse" if direction else "")
+    kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if bias else [])]
+    return tuple(f"{kind}_{place}" for kind in kinds)
 
 
 def _side_by_side(states: list[Array]) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 from .stack import as_parts
 
 if TYPE_CHECKING:
+    from ._validation import Array
     from .stack import Recurrent, State
 
 
@@ -46,6 +47,7 @@ class Stepper:
             # Two places for the states: a step reads one and writes the other.
             places = [list(begin[:, k, None]), list(np.empty((S, 1, H), W.dtype))]  # S of (1, H)
             self._layers.append((weights, bias, places))
+        self._columns: dict[int, Array] = {}  # W_ih x + b of the first layer, by one-hot input
 
     def __call__(self, x: Any) -> Any:
         """Read an input, (I,), or an integer for a one-hot one; return the last layer's h, (H,).
@@ -53,16 +55,17 @@ class Stepper:
         A view of the state: valid until the next step.
         """
         cell, gates, hidden, kept = self.cell, self._gates, self._hidden, self._kept
-        row, hidden_row = gates[0], hidden[0]
         for weights, bias, places in self._layers:
             before, after = places
             if isinstance(x, int):
-                np.add(weights.ih[:, x], bias, row)
+                if x not in self._columns:
+                    self._columns[x] = weights.ih[:, x] + bias
+                gates[...] = self._columns[x]
             else:
-                np.dot(weights.ih, x, row)
-                np.add(row, bias, row)
+                weights.ih.dot(x, gates[0])
+                np.add(gates, bias, gates)
             cell.keep(kept, weights.b_hh)
-            np.dot(weights.hh, before[0][0], hidden_row)
+            weights.hh.dot(before[0][0], hidden[0])
             cell.forward(gates, hidden, kept, before, after)
             places.reverse()
             x = after[0][0]

@@ -333,7 +333,7 @@ CASES = {
     "model vocabulary": (lambda s: LanguageModel(0, 4), "vocab_size must be at least 1, got 0"),
     "model inputs": (lambda s: s.model.loss_and_grads(X, IDS), "inputs must have shape (T, B)"),
     "model targets": (lambda s: s.model.loss_and_grads(IDS, IDS[0]), "targets must have shape log"),
-    "model class": (lambda s: s.model.loss(IDS, IDS + 3), "targets must be integers in 0 .. vocab"),
+    "model class": (lambda s: s.model.loss(IDS, IDS + 3), "targets must be integers in 0 .. V-1"),
     "model recompute": (
         lambda s: s.model.loss_and_grads(IDS, IDS, recompute_every=0),
         "recompute_every must be at least 1, got 0",

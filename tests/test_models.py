@@ -283,7 +283,7 @@ MODEL = LanguageModel(5, 4, rng=0)
         (lambda: LanguageModel(5, 4, tie_weights=True), ValueError, ["tie_weights", "None"]),
         (lambda: LanguageModel(5, 4, embedding_size=0), ValueError, ["embedding_size", "1"]),
         (lambda: MODEL.loss([[5]], [[0]]), ValueError, ["inputs", "vocab_size-1 = 4", "5"]),
-        (lambda: MODEL.loss([[0]], [[-1]]), ValueError, ["targets", "vocab_size-1 = 4", "-1"]),
+        (lambda: MODEL.loss([[0]], [[-1]]), ValueError, ["targets", "V-1 = 4", "-1"]),
         (lambda: MODEL.loss([[0]], [0]), ValueError, ["targets", "(1, 1)", "(1,)"]),
         (lambda: MODEL.loss([[0.0]], [[0]]), TypeError, ["inputs", "integers", "float64"]),
         (lambda: MODEL.loss([[[0]]], [[[0]]]), ValueError, ["inputs", "(T, B)", "(1, 1, 1)"]),
