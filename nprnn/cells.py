@@ -247,9 +247,10 @@ class GRUCell(Cell):
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """All four blocks times d_h; and z ∘ d_h goes straight to the h before."""
         (d_h,), (z,) = d_states, factors
-        n, H = d_h.shape
-        blocks = d_gates.reshape(n, 4, H)
-        np.multiply(blocks, d_h[:, None], blocks)
+        H = d_h.shape[1]
+        for start in (0, H, 2 * H, 3 * H):
+            block = d_gates[:, start : start + H]
+            np.multiply(block, d_h, block)
         np.multiply(d_h, z, d_h)
 
     def hidden_side(self, d_gates: Array) -> Array:
@@ -292,9 +293,10 @@ class LSTMCell(Cell):
         """Compute the equations of the class; `gates` holds i, f, g, o then, `kept` tanh(c')."""
         (_, c_before), (h, c) = before, after
         H = h.shape[1]
-        i, f, g, o = (gates[:, k * H : (k + 1) * H] for k in range(4))
+        i_f, i, f = gates[:, : 2 * H], gates[:, :H], gates[:, H : 2 * H]
+        g, o = gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
         np.add(gates, hidden, gates)
-        _sigmoid(gates[:, : 2 * H])  # i, f
+        _sigmoid(i_f)
         np.tanh(g, g)
         _sigmoid(o)
         # c' = f ∘ c + i ∘ g
@@ -326,10 +328,12 @@ class LSTMCell(Cell):
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_c' gets o (1 - tanh² c') d_h'; then i, f, g follow d_c' and o follows d_h'."""
         (d_h, d_c), (through_h, f) = d_states, factors
-        n, H = d_h.shape
-        blocks = d_gates.reshape(n, 4, H)
-        np.multiply(blocks[:, 3], d_h, blocks[:, 3])
+        H = d_h.shape[1]
+        d_o = d_gates[:, 3 * H :]
+        np.multiply(d_o, d_h, d_o)
         np.multiply(d_h, through_h, d_h)
         np.add(d_c, d_h, d_c)
-        np.multiply(blocks[:, :3], d_c[:, None], blocks[:, :3])
+        for start in (0, H, 2 * H):
+            block = d_gates[:, start : start + H]
+            np.multiply(block, d_c, block)
         np.multiply(d_c, f, d_c)

@@ -54,8 +54,24 @@ def column_major(matrix: Array, dtype: DTypeLike) -> Array:
     return own
 
 
+def rows_product(a: Array, b: Array) -> Array:
+    """Return aᵀ b, (K, M), of two matrices (N, K) and (N, M), C-contiguous.
+
+    BLAS takes a quarter less time where the first of the two is the wider one.
+    """
+    if a.shape[1] >= b.shape[1]:
+        return a.T @ b
+    return np.ascontiguousarray((b.T @ a).T)
+
+
 def multiply_rows(rows: Array, matrix: Array) -> Array:
     """Return rows @ matrix, column-major if the rows are."""
     order: Any = "C" if rows.flags.c_contiguous else "F"
     product = np.empty((len(rows), matrix.shape[1]), np.result_type(rows, matrix), order)
     return np.matmul(rows, matrix, out=product)
+
+
+def column_sums(rows: Array) -> Array:
+    """Return the sum of the rows (N, K), as a product: several times faster than `sum`."""
+    sums: Array = np.ones(len(rows), rows.dtype).dot(rows)
+    return sums

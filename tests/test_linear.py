@@ -34,6 +34,27 @@ def test_linear_is_a_matrix_product_with_the_right_gradients(shape, size, classe
         check_gradients(loss, {**layer.params, "x": x}, {**grads, "x": d_x}, method=method)
 
 
+@pytest.mark.parametrize("classes", [2, 63, 64, 130])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1), (2, 1, 0), (1, 0, 2)])
+def test_linear_is_the_same_however_its_input_lies_in_memory(classes, axes):
+    rng = np.random.default_rng(classes)
+    layer = Linear(70, classes, dtype=np.float64, rng=rng)
+    plain, upstream = rng.normal(size=(4, 3, 70)), rng.normal(size=(4, 3, classes))
+
+    def moved(array):
+        return np.ascontiguousarray(array.transpose(axes)).transpose(np.argsort(axes))
+
+    y, cache = layer.forward(moved(plain))
+    weight = layer.params["weight"]
+    np.testing.assert_allclose(y, plain @ weight.T + layer.params["bias"], rtol=0, atol=1e-13)
+    d_x, grads = layer.backward(moved(upstream), cache)
+    np.testing.assert_allclose(d_x, upstream @ weight, rtol=0, atol=1e-13)
+    expected = np.einsum("tbv,tbh->vh", upstream, plain)
+    np.testing.assert_allclose(grads["weight"], expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(grads["bias"], upstream.sum((0, 1)), rtol=0, atol=1e-13)
+    assert grads["weight"].flags.c_contiguous
+
+
 def test_linear_is_drawn_as_in_pytorch_and_stays_single():
     layer = Linear(400, 30, rng=0)
     assert {name: value.shape for name, value in layer.params.items()} == {

@@ -187,6 +187,30 @@ def test_integers_equal_one_hot_vectors(case):
         assert_same(other_grads[name], gradient)
 
 
+@pytest.mark.parametrize("V", [5, 40, 90])  # multiplied, gathered, and more than are met
+@pytest.mark.parametrize("B", [1, 4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_class_is_its_column_however_many_there_are(V, B, bias):
+    rng = np.random.default_rng(V)
+    layer = GRU(V, 3, bias=bias, dtype=np.float64, rng=rng)
+    ids = rng.integers(0, V, (15, B))
+    ids[0, 0] = ids[-1, -1] = V - 1
+    output, state, cache = layer.forward(ids)
+    expected, _, other_cache = layer.forward(one_hot(ids, V, np.float64))
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-14)
+    _, _, grads = layer.backward(output, state, cache)
+    _, _, expected_grads = layer.backward(output, state, other_cache)
+    for name, gradient in grads.items():
+        np.testing.assert_allclose(gradient, expected_grads[name], rtol=0, atol=1e-13)
+
+
+def test_a_weight_that_is_nan_reaches_only_those_who_read_it():
+    layer = RNN(5, 3, rng=0)
+    layer.params["weight_ih_l0"][:, 2] = np.nan
+    output, _ = layer([[0, 1], [1, 3], [4, 2], [0, 0]])
+    assert np.isnan(output).all(axis=2).tolist() == [[False] * 2, [False] * 2, *[[False, True]] * 2]
+
+
 def test_integers_equal_one_hot_vectors_for_a_large_vocabulary():
     """Above a limit the gradient is summed by sorting; also where a class never occurs."""
     rng = np.random.default_rng(3)
