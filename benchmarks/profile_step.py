@@ -19,7 +19,7 @@ import numpy as np
 import peers
 
 import nprnn
-from nprnn.layout import as_rows, column_major, empty_steps
+from nprnn.layout import as_rows, column_major, empty_steps, rows_product
 from nprnn.losses import softmax_cross_entropy
 from nprnn.scan import project
 
@@ -46,7 +46,6 @@ def calls(cell_name, point):
     cell, params = model.rnn.cell, model.params
     G, N, S = cell.num_gates, T * B, cell.num_states
     W, W_ih = params["rnn.weight_hh_l0"], params["rnn.weight_ih_l0"]
-    W_ho = params["readout.weight"]
     packing = nprnn.packing.packing(T, B, None, reverse=False)
     inputs, targets = peers.draw_batches(point)()
     gates, kept = filled(T, B, G * H), filled(T, B, cell.num_kept * H)
@@ -56,7 +55,8 @@ def calls(cell_name, point):
     d_gates, *factors = cell.local_derivatives(gates, kept, before, after)
     d_hidden, d_states = cell.hidden_side(d_gates), filled(S, B, H)
     rows, h_rows = as_rows(cell.hidden_side(d_gates)), as_rows(before[0])
-    W_copy, logits = column_major(W, W.dtype), model(inputs)[0]
+    W_copy, readout = column_major(W, W.dtype), model.readout
+    logits, cache = readout.forward(after[0])
     d_logits = softmax_cross_entropy(logits, targets)[1]
     grads = {name: value.copy() for name, value in params.items()}
     optimizer = nprnn.SGD(params, lr=0.0)
@@ -74,11 +74,11 @@ def calls(cell_name, point):
         ("cell forward, a step", T, None, forward),
         ("W_hhT d, a step", T, product, lambda: np.matmul(d_hidden[0], W_copy, out=d_states[0])),
         ("cell backward, a step", T, None, backward),
-        ("gradient of W_hh", 1, N * product // B, lambda: rows.T @ h_rows),
+        ("gradient of W_hh", 1, N * product // B, lambda: rows_product(rows, h_rows)),
         ("gather W_ih x + b", 1, None, lambda: project(packing, inputs, W_ih, W[:, 0], gates)),
         ("local derivatives", 1, None, lambda: cell.local_derivatives(gates, kept, before, after)),
         ("d to rows", 1, None, lambda: as_rows(d_gates)),
-        ("h to rows", 2, None, lambda: as_rows(before[0])),
+        ("h to rows", 1, None, lambda: as_rows(before[0])),
         (
             "gradient of W_ih",
             1,
@@ -86,8 +86,8 @@ def calls(cell_name, point):
             lambda: nprnn.embedding.sum_by_class(rows, inputs.ravel(), V),
         ),
         ("copy of W_hh", 1, None, lambda: column_major(W, W.dtype)),
-        ("read-out forward", 1, 2 * N * H * V, lambda: h_rows @ W_ho.T),
-        ("read-out backward", 2, 2 * N * H * V, lambda: d_logits.reshape(N, V).T @ h_rows),
+        ("read-out forward", 1, 2 * N * H * V, lambda: readout.forward(after[0])),
+        ("read-out backward", 1, 4 * N * H * V, lambda: readout.backward(d_logits, cache)),
         ("softmax, loss", 1, None, lambda: softmax_cross_entropy(logits, targets)),
         ("clipping", 1, None, lambda: nprnn.clip_grad_norm(grads, 1e9)),
         ("SGD", 1, None, lambda: optimizer.step(grads)),
