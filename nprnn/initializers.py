@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _validation as check
+from .layout import on_cache_lines
 
 if TYPE_CHECKING:
     from ._validation import Array, Params
@@ -35,7 +36,7 @@ def drawn(draw: Callable[[int], Array], shape: tuple[int, ...], dtype: np.dtype[
 
     The numbers are those of a single draw.
     """
-    array = np.empty(shape, dtype)
+    array = on_cache_lines(shape, dtype)
     numbers = array.reshape(-1)
     for start in range(0, len(numbers), BLOCK):
         block = numbers[start : start + BLOCK]
