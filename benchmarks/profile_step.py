@@ -19,7 +19,7 @@ import numpy as np
 import peers
 
 import nprnn
-from nprnn.layout import as_rows, column_major, empty_steps, rows_product
+from nprnn.layout import as_rows, rows_product, transposed, turned
 from nprnn.losses import softmax_cross_entropy
 from nprnn.scan import project
 
@@ -34,7 +34,7 @@ def seconds_of(call):
 
 def filled(T, B, K):
     """Return steps of random numbers in the loop's layout."""
-    array = empty_steps(T, B, K, np.float32)
+    array = np.empty((T, K, B), np.float32)
     array[...] = np.random.default_rng(0).uniform(-1, 1, array.shape)
     return array
 
@@ -54,9 +54,9 @@ def calls(cell_name, point):
     hidden = filled(1, B, G * H)[0]
     d_gates, *factors = cell.local_derivatives(gates, kept, before, after)
     d_hidden, d_states = cell.hidden_side(d_gates), filled(S, B, H)
-    rows, h_rows = as_rows(cell.hidden_side(d_gates)), as_rows(before[0])
-    W_copy, readout = column_major(W, W.dtype), model.readout
-    logits, cache = readout.forward(after[0])
+    rows, h_rows = as_rows(turned(d_hidden)), as_rows(turned(before[0]))
+    W_T, readout, output = transposed(W, W.dtype), model.readout, turned(after[0])
+    logits, cache = readout.forward(output)
     d_logits = softmax_cross_entropy(logits, targets)[1]
     grads = {name: value.copy() for name, value in params.items()}
     optimizer = nprnn.SGD(params, lr=0.0)
@@ -70,23 +70,28 @@ def calls(cell_name, point):
 
     product = 2 * B * H * G * H
     return [
-        ("W_hh h, a step", T, product, lambda: np.matmul(before[0][0], W.T, out=hidden)),
+        ("W_hh h, a step", T, product, lambda: W.dot(before[0][0], hidden)),
         ("cell forward, a step", T, None, forward),
-        ("W_hhT d, a step", T, product, lambda: np.matmul(d_hidden[0], W_copy, out=d_states[0])),
+        ("W_hhT d, a step", T, product, lambda: W_T.dot(d_hidden[0], d_states[0])),
         ("cell backward, a step", T, None, backward),
         ("gradient of W_hh", 1, N * product // B, lambda: rows_product(rows, h_rows)),
-        ("gather W_ih x + b", 1, None, lambda: project(packing, inputs, W_ih, W[:, 0], gates)),
+        (
+            "gather W_ih x + b",
+            1,
+            None,
+            lambda: project(packing, inputs, W_ih, W[:, 0], turned(gates)),
+        ),
         ("local derivatives", 1, None, lambda: cell.local_derivatives(gates, kept, before, after)),
-        ("d to rows", 1, None, lambda: as_rows(d_gates)),
-        ("h to rows", 1, None, lambda: as_rows(before[0])),
+        ("d to rows", 1, None, lambda: as_rows(turned(d_gates))),
+        ("h to rows", 1, None, lambda: as_rows(turned(before[0]))),
         (
             "gradient of W_ih",
             1,
             None,
             lambda: nprnn.embedding.sum_by_class(rows, inputs.ravel(), V),
         ),
-        ("copy of W_hh", 1, None, lambda: column_major(W, W.dtype)),
-        ("read-out forward", 1, 2 * N * H * V, lambda: readout.forward(after[0])),
+        ("copy of W_hh", 1, None, lambda: transposed(W, W.dtype)),
+        ("read-out forward", 1, 2 * N * H * V, lambda: readout.forward(output)),
         ("read-out backward", 1, 4 * N * H * V, lambda: readout.backward(d_logits, cache)),
         ("softmax, loss", 1, None, lambda: softmax_cross_entropy(logits, targets)),
         ("clipping", 1, None, lambda: nprnn.clip_grad_norm(grads, 1e9)),

@@ -5,6 +5,8 @@ state, to the next state, and gradients of the next state to gradients of the ga
 products, time, direction, depth and padding belong to `scan` and `recurrent`; whoever adds a cell
 writes a class here, and has all of that.
 
+A sequence is a column, as h is in W h: arrays of a step are (·, n), those of n of the B sequences.
+
 Every method works for float32, float64 and complex numbers (the complex step needs the last) and
 writes into the arrays that it is given. The last argument of each call of NumPy is where its result
 goes: a name, ``out=``, would cost a tenth of a microsecond each time.
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .layout import wider
+from .layout import taller
 
 if TYPE_CHECKING:
     from ._validation import Array
@@ -68,9 +70,9 @@ class Cell:
     """What the loop over time asks of a cell.
 
     The gates of all steps are computed from the input before the loop, W_ih x + b; the loop adds to
-    each step what the state before it makes of W_hh. Arrays (n, ·) are those of one step, n of the
-    B sequences. Arrays (..., ·) are those of all steps: index and split them along the last axis,
-    and leave the others, (T, B) or (N,), alone.
+    each step what the state before it makes of W_hh. Arrays (·, n) are those of one step, a column
+    for each of n sequences. Arrays (..., ·, n) are those of all steps, (T, ·, B) or (·, N): index
+    and split them along the last axis but one, and leave the others alone.
 
     A class attribute each: `num_gates`, G; `num_states`, 1 for h, 2 for h and c; `num_kept`, how
     many numbers a unit and step keeps for the backward pass beside gates and states;
@@ -89,7 +91,7 @@ class Cell:
         return b_ih + b_hh
 
     def keep(self, kept: Array, b_hh: Array | None) -> None:
-        """Prepare the array of what is kept, (..., num_kept*H), before the loop."""
+        """Prepare the array of what is kept, (..., num_kept*H, n), before the loop."""
 
     def forward(
         self,
@@ -99,9 +101,9 @@ class Cell:
         before: Sequence[Array],
         after: Sequence[Array],
     ) -> None:
-        """Compute the states after a step from those before it, (n, H) each.
+        """Compute the states after a step from those before it, (H, n) each.
 
-        `gates` and `hidden`, (n, G*H), are the halves from the input and from h; both may be
+        `gates` and `hidden`, (G*H, n), are the halves from the input and from h; both may be
         overwritten, the first with what `local_derivatives` needs.
         """
         raise NotImplementedError
@@ -109,7 +111,7 @@ class Cell:
     def local_derivatives(
         self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
-        """Return what `backward` multiplies with, for all steps at once, (..., ·) each.
+        """Return what `backward` multiplies with, for all steps at once, (..., ·, n) each.
 
         The first is the one that `backward` makes the gradient of the gates. All are new arrays, or
         views of what is not changed.
@@ -119,18 +121,18 @@ class Cell:
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """Turn the gradients of the states after a step into those of the gates.
 
-        `d_gates` and `factors` are a step's part of the local derivatives. Of `d_states`, (n, H)
+        `d_gates` and `factors` are a step's part of the local derivatives. Of `d_states`, (H, n)
         each, those other than h's are left as the gradients of the states before the step; h's too
         where the cell passes h on, less what goes through W_hh.
         """
         raise NotImplementedError
 
     def hidden_side(self, d_gates: Array) -> Array:
-        """Return the gradient of the half that comes from h, (..., G*H); a view, or the same."""
+        """Return the gradient of the half that comes from h, (..., G*H, n); a view, or the same."""
         return d_gates
 
     def input_side(self, d_gates: Array) -> Array:
-        """Return the gradient of the half that comes from the input, (..., G*H)."""
+        """Return the gradient of the half that comes from the input, (..., G*H, n)."""
         return d_gates
 
 
@@ -201,7 +203,7 @@ class GRUCell(Cell):
 
     def keep(self, kept: Array, b_hh: Array | None) -> None:
         """Start from b_hn, to which each step adds W_hn h."""
-        kept[...] = 0 if b_hh is None else b_hh[-kept.shape[-1] :]
+        kept[...] = 0 if b_hh is None else b_hh[-kept.shape[-2] :, None]
 
     def forward(
         self,
@@ -213,10 +215,10 @@ class GRUCell(Cell):
     ) -> None:
         """Compute the equations of the class; `gates` holds r, z, n then, `kept` W_hn h + b_hn."""
         (h_before,), (h,) = before, after
-        H = h.shape[1]
-        r_z, r, z, n = gates[:, : 2 * H], gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
-        hidden_n = hidden[:, 2 * H :]
-        np.add(r_z, hidden[:, : 2 * H], r_z)
+        H = len(h)
+        r_z, r, z, n = gates[: 2 * H], gates[:H], gates[H : 2 * H], gates[2 * H :]
+        hidden_n = hidden[2 * H :]
+        np.add(r_z, hidden[: 2 * H], r_z)
         _sigmoid(r_z)
         # n = tanh(input half + r ∘ (W_hn h + b_hn))
         np.add(kept, hidden_n, kept)
@@ -237,10 +239,11 @@ class GRUCell(Cell):
         that of its input half, and that.
         """
         (h_before,) = before
-        r, z, n = np.split(gates, 3, axis=-1)
-        d_gates = wider(h_before, 4)
-        d_r, d_z, d_n_hidden, d_n = np.split(d_gates, 4, axis=-1)
-        np.subtract(1, gates[..., : 2 * d_r.shape[-1]], d_gates[..., : 2 * d_r.shape[-1]])
+        r, z, n = np.split(gates, 3, axis=-2)
+        d_gates = taller(h_before, 4)
+        d_r, d_z, d_n_hidden, d_n = np.split(d_gates, 4, axis=-2)
+        np.subtract(1, r, d_r)
+        np.subtract(1, z, d_z)
         np.multiply(d_z, _tanh_derivative(n), d_n)  # (1 - z)(1 - n²)
         np.multiply(d_n, r, d_n_hidden)
         np.multiply(d_r, d_n_hidden, d_r)  # r (1 - r)(W_hn h + b_hn) d_n
@@ -252,20 +255,20 @@ class GRUCell(Cell):
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """All four blocks times d_h; and z ∘ d_h goes straight to the h before."""
         (d_h,), (z,) = d_states, factors
-        H = d_h.shape[1]
+        H = len(d_h)
         for start in (0, H, 2 * H, 3 * H):
-            block = d_gates[:, start : start + H]
+            block = d_gates[start : start + H]
             np.multiply(block, d_h, block)
         np.multiply(d_h, z, d_h)
 
     def hidden_side(self, d_gates: Array) -> Array:
         """Return r, z, and n's hidden half."""
-        return d_gates[..., : 3 * (d_gates.shape[-1] // 4)]
+        return d_gates[..., : 3 * (d_gates.shape[-2] // 4), :]
 
     def input_side(self, d_gates: Array) -> Array:
         """Return r, z, and n's input half."""
-        r, z, _, n = np.split(d_gates, 4, axis=-1)
-        return np.concatenate([r, z, n], axis=-1)
+        r, z, _, n = np.split(d_gates, 4, axis=-2)
+        return np.concatenate([r, z, n], axis=-2)
 
 
 class LSTMCell(Cell):
@@ -297,9 +300,9 @@ class LSTMCell(Cell):
     ) -> None:
         """Compute the equations of the class; `gates` holds i, f, g, o then, `kept` tanh(c')."""
         (_, c_before), (h, c) = before, after
-        H = h.shape[1]
-        i_f, i, f = gates[:, : 2 * H], gates[:, :H], gates[:, H : 2 * H]
-        g, o = gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
+        H = len(h)
+        i_f, i, f = gates[: 2 * H], gates[:H], gates[H : 2 * H]
+        g, o = gates[2 * H : 3 * H], gates[3 * H :]
         np.add(gates, hidden, gates)
         _sigmoid(i_f)
         np.tanh(g, g)
@@ -317,9 +320,9 @@ class LSTMCell(Cell):
     ) -> tuple[Array, ...]:
         """Return the gates' gradients for d_c' = 1, o's for d_h' = 1; d_c' for d_h' = 1; and f."""
         c_before = before[1]
-        i, f, g, o = np.split(gates, 4, axis=-1)
-        d_gates = wider(c_before, 4)
-        d_i, d_f, d_g, d_o = np.split(d_gates, 4, axis=-1)
+        i, f, g, o = np.split(gates, 4, axis=-2)
+        d_gates = taller(c_before, 4)
+        d_i, d_f, d_g, d_o = np.split(d_gates, 4, axis=-2)
         np.subtract(1, gates, d_gates)
         np.multiply(d_gates, gates, d_gates)  # σ' = σ (1 - σ), for i, f, o
         np.multiply(d_i, g, d_i)
@@ -333,12 +336,12 @@ class LSTMCell(Cell):
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_c' gets o (1 - tanh² c') d_h'; then i, f, g follow d_c' and o follows d_h'."""
         (d_h, d_c), (through_h, f) = d_states, factors
-        H = d_h.shape[1]
-        d_o = d_gates[:, 3 * H :]
+        H = len(d_h)
+        d_o = d_gates[3 * H :]
         np.multiply(d_o, d_h, d_o)
         np.multiply(d_h, through_h, d_h)
         np.add(d_c, d_h, d_c)
         for start in (0, H, 2 * H):
-            block = d_gates[:, start : start + H]
+            block = d_gates[start : start + H]
             np.multiply(block, d_c, block)
         np.multiply(d_c, f, d_c)

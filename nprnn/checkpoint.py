@@ -316,7 +316,8 @@ def _assembled(tensors: dict[str, Array], fields: dict[str, Any]) -> Checkpoint:
     _compare(tensors, _expected(model, position, make_optimizer, len(tensors)))
     _check_position(position, value["generator"])
     network = LanguageModel(**model, rng=0)
-    network = network.with_params({name: tensors[name] for name in network.params})
+    for name, array in network.params.items():
+        array[...] = tensors[name]
     optimizer = make_optimizer(network.params)
     optimizer.load_state_dict(_without_prefix(tensors, "optimizer."))
     state = tuple(_without_prefix(tensors, "state.").values())

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import _validation as check
 from .cells import GRUCell, LSTMCell, VanillaCell
+from .layout import turned
 from .losses import summed_cross_entropy
 from .stack import Recurrent, as_parts, from_parts
 
@@ -287,9 +288,9 @@ def activations(
         for (run,), _ in cache.layers:
             own = dict(zip("hc", map(run.packing.after, run.states), strict=False))
             if names:
-                own |= zip(names, np.split(run.gates, len(names), axis=-1), strict=True)
+                own |= zip(names, np.split(run.gates, len(names), axis=-2), strict=True)
             leave = cache.boundary.leave
-            found.append({name: np.array(leave(every)) for name, every in own.items()})
+            found.append({name: np.array(leave(turned(every))) for name, every in own.items()})
         windows.append(found)
     return [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

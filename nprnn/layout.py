@@ -1,7 +1,7 @@
-"""How the steps of a batch lie in memory, and how many steps become one matrix.
+"""How arrays lie in memory, and how many steps become one matrix.
 
-An array of steps (T, B, K) is column-major within a step where the memory holds (T, K, B). The
-functions here are all that depends on it; everything else works on either order.
+An array of steps is (T, K, B), a sequence a column. Its callers' axes are (T, B, K); a view of it
+as such is column-major within a step, and what is said here holds for either order.
 """
 
 from __future__ import annotations
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 _LINE = 64  # bytes
 
 
-def empty_steps(T: int, B: int, K: int, dtype: DTypeLike) -> Array:
-    """Return a new array (T, B, K), column-major within a step."""
-    return np.empty((T, K, B), dtype).swapaxes(1, 2)
-
-
 def on_cache_lines(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return a new array that begins where a line of the cache does: for parameters.
 
@@ -37,13 +32,17 @@ def on_cache_lines(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return room[start : start + size].view(kind).reshape(shape)
 
 
-def wider(array: Array, times: int) -> Array:
-    """Return a new array (..., times * K), laid out as one (..., K)."""
-    *lead, K = array.shape
-    if len(lead) == 2:
-        T, B = lead
-        return empty_steps(T, B, times * K, array.dtype)
-    return np.empty((*lead, times * K), array.dtype)
+def turned(array: Array) -> Array:
+    """Return (..., n, K) as (..., K, n) or the other way, a view: rows as columns."""
+    return array.swapaxes(-1, -2)
+
+
+def taller(array: Array, times: int) -> Array:
+    """Return a new array (..., times * K, n), laid out as one (..., K, n)."""
+    *lead, K, n = array.shape
+    if lead or array.flags.c_contiguous:
+        return np.empty((*lead, times * K, n), array.dtype)
+    return np.empty((n, times * K), array.dtype).T
 
 
 def as_rows(array: Array) -> Array:
@@ -58,15 +57,15 @@ def as_rows(array: Array) -> Array:
     return np.ascontiguousarray(array).reshape(-1, K)
 
 
-def column_major(matrix: Array, dtype: DTypeLike) -> Array:
-    """Return a column-major copy of a matrix.
+def transposed(matrix: Array, dtype: DTypeLike) -> Array:
+    """Return a copy of a matrix's transpose, C-contiguous.
 
     Sixteen rows at a time, so that the cache holds what is read and what is written: all at once
     takes up to seven times as long.
     """
-    own = np.empty(matrix.shape, dtype, order="F")
+    own = np.empty(matrix.shape[::-1], dtype)
     for row in range(0, len(matrix), 16):
-        own[row : row + 16] = matrix[row : row + 16]
+        own[:, row : row + 16] = matrix[row : row + 16].T
     return own
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .layout import turned
 from .models import Window
 from .packing import Dense
 from .scan import scan_backward
@@ -121,7 +122,7 @@ def _terms(run: Run, time: int) -> dict[str, Array]:
     """Return what is added up to the gates of a layer at one time, by the parameter."""
     weights, x = run.weights, run.x[time]
     from_input = weights.ih[:, x] if x.dtype.kind in "iu" else x @ weights.ih.T
-    terms = {"weight_ih": from_input, "weight_hh": run.states[0, time] @ weights.hh.T}
+    terms = {"weight_ih": from_input, "weight_hh": weights.hh @ run.states[0, time]}
     biases = {"bias_ih": weights.b_ih, "bias_hh": weights.b_hh}
     return terms | {name: bias for name, bias in biases.items() if bias is not None}
 
@@ -164,7 +165,7 @@ class _BackwardWalk:
 
     def __init__(self, run: Run, d_state: Array | None) -> None:
         self.run = run
-        self.d_state = np.zeros_like(run.states[:, 0]) if d_state is None else d_state
+        self.d_state = np.zeros_like(turned(run.states[:, 0])) if d_state is None else d_state
         self.d_inputs: list[Any] = []
         self.sums: list[Array] = []
 

@@ -6,16 +6,14 @@ matrix products; what a step makes of them belongs to a cell (see `cells`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .embedding import sum_by_class
-from .layout import column_major, column_sums, empty_steps, multiply_rows, rows_product
+from .layout import column_sums, multiply_rows, rows_product, transposed, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ._validation import Array
     from .cells import Cell
     from .packing import Packing
@@ -70,25 +68,28 @@ def scan(
     run : Run
         For `scan_backward`.
     """
-    _, B, H = initial.shape
+    H = initial.shape[2]
     b_ih, b_hh = weights.b_ih, weights.b_hh
     bias = None if b_ih is None or b_hh is None else cell.input_bias(b_ih, b_hh)
     dtype = np.result_type(initial, weights.hh, *([] if x.dtype.kind in "iu" else [x]))
-    W = weights.hh.T.astype(dtype, copy=False)  # (H, G*H)
-    states = packing.empty_states(initial.astype(dtype, copy=False))
+    W = weights.hh.astype(dtype, copy=False)  # (G*H, H)
+    states = packing.empty_states(turned(initial).astype(dtype, copy=False))
     output = packing.after(states[0])
-    gates = output if cell.in_place else packing.empty(W.shape[1], dtype)
-    project(packing, x, weights.ih, bias, out=gates)
+    gates = output if cell.in_place else packing.empty(len(W), dtype)
+    project(packing, x, weights.ih, bias, out=turned(gates))
     kept = packing.empty(cell.num_kept * H, dtype)
     cell.keep(kept, b_hh)
-    hidden = packing.scratch(empty_steps(1, B, W.shape[1], dtype)[0])
-    multiply = product(B)
+    hidden = packing.scratch(packing.empty_step(1, len(W), dtype)[0])
     before, after = packing.transitions(states)
-    steps = zip(packing.steps(gates), hidden, packing.steps(kept), before, after, strict=True)
+    # The same views where gates and states are the same: NumPy adds faster than to others' memory.
+    gate_steps = [h for h, *_ in after] if cell.in_place else packing.steps(gates)
+    steps = zip(gate_steps, hidden, packing.steps(kept), before, after, strict=True)
+    multiply = packing.multiply
     for gates_t, hidden_t, kept_t, before_t, after_t in steps:
-        multiply(before_t[0], W, hidden_t)  # W_hh h_(t-1)
+        multiply(W, before_t[0], hidden_t)  # W_hh h_(t-1)
         cell.forward(gates_t, hidden_t, kept_t, before_t, after_t)
-    return output, packing.final(states), Run(weights, packing, x, gates, kept, states)
+    run = Run(weights, packing, x, gates, kept, states)
+    return turned(output), turned(packing.final(states)), run
 
 
 def scan_backward(
@@ -108,7 +109,7 @@ def scan_backward(
     run : Run
         From `scan`.
     d_output : ndarray
-        Of all steps, in the layout of the packing.
+        Of all steps, as the packing arranges them.
     d_final : ndarray of shape (S, B, H), in the order of the packing
 
     Returns
@@ -120,14 +121,16 @@ def scan_backward(
     """
     weights, packing, x, _, _, states = run
     d_gates, d_initial = _loop_backward(cell, run, d_output, d_final)
-    rows = packing.rows(d_gates)
+    columns = packing.rows(turned(d_gates)).T  # (·, N)
     del d_gates  # which may be as large as everything else together
-    hidden_rows, input_rows = cell.hidden_side(rows), cell.input_side(rows)  # (N, G*H)
-    d_W_hh = rows_product(hidden_rows, packing.rows(packing.before(states[0])))  # (G*H, H)
+    hidden_side, input_side = cell.hidden_side(columns), cell.input_side(columns)
+    hidden_rows, input_rows = hidden_side.T, input_side.T  # (N, G*H)
+    before = packing.rows(turned(packing.before(states[0])))
+    d_W_hh = rows_product(hidden_rows, before)  # (G*H, H)
     d_b_ih = d_b_hh = None
     if weights.b_ih is not None:
         d_b_ih = column_sums(input_rows)
-        d_b_hh = d_b_ih.copy() if hidden_rows is input_rows else column_sums(hidden_rows)
+        d_b_hh = d_b_ih.copy() if hidden_side is input_side else column_sums(hidden_rows)
     d_W_ih, d_x = project_backward(packing, x, weights.ih, input_rows)
     return d_x, d_initial, Weights(d_W_ih, d_W_hh, d_b_ih, d_b_hh)
 
@@ -135,7 +138,7 @@ def scan_backward(
 def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tuple[Array, Array]:
     """Return the gradients of the gates at all steps, and of the initial states, (S, B, H)."""
     weights, packing, _, gates, kept, states = run
-    (_, B, H), dtype = d_final.shape, d_final.dtype
+    (S, B, H), dtype = d_final.shape, d_final.dtype
     before = [packing.before(every) for every in states]
     after = [packing.after(every) for every in states]
     d_gates, *factors = (
@@ -143,37 +146,34 @@ def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tup
         for factor in cell.local_derivatives(gates, kept, before, after)
     )  # f'(a), which the loop makes d_a
     # Used once a step: worth a copy in the order that BLAS reads fastest.
-    W = weights.hh.astype(dtype, copy=False) if B == 1 else column_major(weights.hh, dtype)
-    d_states = empty_steps(len(d_final), B, H, dtype)  # of the states after a step
-    d_states[...] = d_final
+    hh = weights.hh
+    W = hh.T.astype(dtype, copy=False) if B == 1 else transposed(hh, dtype)  # (H, G*H)
+    d_states = packing.empty_step(S, H, dtype)  # of the states after a step
+    d_states[...] = turned(d_final)
     # What goes through W_hh is all that h gets, or comes on top of what the cell passes on.
-    through = np.empty_like(d_states[0]) if cell.passes_on else d_states[0]
-    multiply = product(B)
+    through = packing.empty_step(1, H, dtype)[0] if cell.passes_on else d_states[0]
+    d_hidden = cell.hidden_side(d_gates)
+    d_gate_steps = packing.steps(d_gates)
     steps = zip(
         packing.scratch(through),
         zip(*map(packing.scratch, d_states), strict=True),
-        *map(packing.steps, [d_output, d_gates, cell.hidden_side(d_gates), *factors]),
+        packing.steps(d_output),
+        d_gate_steps,
+        d_gate_steps if d_hidden is d_gates else packing.steps(d_hidden),
+        zip(*map(packing.steps, factors), strict=True) if factors else [()] * len(d_gate_steps),
         strict=True,
     )
-    for through_t, d_states_t, d_output_t, d_gates_t, d_hidden_t, *factors_t in reversed(
+    multiply = packing.multiply
+    for through_t, d_states_t, d_output_t, d_gates_t, d_hidden_t, factors_t in reversed(
         list(steps)
     ):
         d_h_t = d_states_t[0]
         np.add(d_h_t, d_output_t, d_h_t)
         cell.backward(d_states_t, d_gates_t, factors_t)
-        multiply(d_hidden_t, W, through_t)  # W_hhᵀ d_a_t
+        multiply(W, d_hidden_t, through_t)  # W_hhᵀ d_a_t
         if cell.passes_on:
             np.add(d_h_t, through_t, d_h_t)
-    return d_gates, d_states
-
-
-def product(B: int) -> Callable[..., Any]:
-    """Return NumPy's product of matrices for the steps of B sequences.
-
-    `dot` has less to do before it begins, as a method least of all; but it writes row-major arrays
-    only.
-    """
-    return np.ndarray.dot if B == 1 else np.matmul
+    return d_gates, turned(d_states)
 
 
 def project(packing: Packing, x: Array, W_ih: Array, bias: Array | None, out: Array) -> None:

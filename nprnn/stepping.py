@@ -37,16 +37,18 @@ class Stepper:
         begin = np.zeros((S, layers.num_layers, H), W.dtype)
         if state is not None:
             begin[...] = as_parts(state)
-        self._gates, self._hidden = np.empty((2, 1, G * H), W.dtype)
-        self._kept = np.empty((1, K * H), W.dtype)
+        self._gates, self._hidden = np.empty((2, G * H, 1), W.dtype)
+        self._kept = np.empty((K * H, 1), W.dtype)
         self._layers = []
         for k in range(layers.num_layers):
             weights = layers.weights(k)
             b_ih, b_hh = weights.b_ih, weights.b_hh
-            bias = 0 if b_ih is None or b_hh is None else self.cell.input_bias(b_ih, b_hh)
+            bias = np.zeros(G * H, W.dtype)
+            if b_ih is not None and b_hh is not None:
+                bias = self.cell.input_bias(b_ih, b_hh)
             # Two places for the states: a step reads one and writes the other.
-            places = [list(begin[:, k, None]), list(np.empty((S, 1, H), W.dtype))]  # S of (1, H)
-            self._layers.append((weights, bias, places))
+            places = [list(begin[:, k, :, None]), list(np.empty((S, H, 1), W.dtype))]  # S of (H, 1)
+            self._layers.append((weights, bias[:, None], places))
         self._columns: dict[int, Array] = {}  # W_ih x + b of the first layer, by one-hot input
 
     def __call__(self, x: Any) -> Any:
@@ -59,14 +61,14 @@ class Stepper:
             before, after = places
             if isinstance(x, int):
                 if x not in self._columns:
-                    self._columns[x] = weights.ih[:, x] + bias
+                    self._columns[x] = weights.ih[:, x, None] + bias
                 gates[...] = self._columns[x]
             else:
-                weights.ih.dot(x, gates[0])
+                weights.ih.dot(x[:, None], gates)
                 np.add(gates, bias, gates)
             cell.keep(kept, weights.b_hh)
-            weights.hh.dot(before[0][0], hidden[0])
+            weights.hh.dot(before[0], hidden)
             cell.forward(gates, hidden, kept, before, after)
             places.reverse()
-            x = after[0][0]
+            x = after[0][:, 0]
         return x

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 
 from . import _validation as check
-from .layout import on_cache_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -429,7 +428,7 @@ def _check_cover(entries: Iterable[_Entry], size: int) -> None:
 
 def _read_array(file: BufferedReader, entry: _Entry) -> Array:
     try:
-        array = on_cache_lines(entry.shape, _CODES[entry.dtype])
+        array: Array = np.empty(entry.shape, _CODES[entry.dtype])
     except ValueError as error:  # an array without numbers may still have sides beyond NumPy's
         raise _fault(entry.name, str(error)) from None
     content = array.reshape(-1).view(np.uint8).data  # the same memory as bytes

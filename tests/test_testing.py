@@ -29,21 +29,21 @@ class MinimalGatedCell(cells.Cell):
         """f = σ(a_f), n = tanh(a_n)."""
         (h_before,), (h,) = before, after
         gates += hidden
-        f, n = np.split(gates, 2, axis=-1)
+        f, n = np.split(gates, 2)
         f[...] = 0.5 + 0.5 * np.tanh(f / 2)
         n[...] = np.tanh(n)
         h[...] = h_before + f * (n - h_before)
 
     def local_derivatives(self, gates, kept, before, after):
         """The gates' gradients for d_h = 1, and what passes on."""
-        f, n = np.split(gates, 2, axis=-1)
+        f, n = np.split(gates, 2, axis=-2)
         d_f, d_n = (n - before[0]) * f * (1 - f), f * (1 - n * n)
-        return np.concatenate([d_f, d_n], axis=-1), 1 - f
+        return np.concatenate([d_f, d_n], axis=-2), 1 - f
 
     def backward(self, d_states, d_gates, factors):
         """Both times d_h."""
         (d_h,), (passed,) = d_states, factors
-        d_gates *= np.concatenate([d_h, d_h], axis=-1)
+        d_gates *= np.concatenate([d_h, d_h])
         d_h *= passed
 
 
@@ -59,8 +59,8 @@ class Careless(cells.LSTMCell):
     def local_derivatives(self, gates, kept, before, after):
         """The forget gate's derivative 0.1 % too large."""
         d_gates, *others = super().local_derivatives(gates, kept, before, after)
-        H = kept.shape[-1]
-        d_gates[..., H : 2 * H] *= 1.001
+        H = kept.shape[-2]
+        d_gates[..., H : 2 * H, :] *= 1.001
         return d_gates, *others
 
 
