@@ -67,16 +67,16 @@ def summed_cross_entropy(
     chosen = _chosen(mask, labels.shape, allow_none=count is not None)
     V = scores.shape[-1]
     rows = scores.reshape(-1, V)[chosen]  # (N, V)
-    places = check.index_array("targets", labels.ravel()[chosen], V, "V")
-    N = len(places)
-    targeted = np.arange(N), places
+    classes = check.index_array("targets", labels.ravel()[chosen], V, "V")
+    N = len(classes)
 
     # ln p = o - max o - ln Σ exp(o - max o). The maximum is that of the real part: it is a constant
     # that cancels, and so has no derivative to carry.
     # Infinite or unrepresentably distant logits make the loss NaN or infinite, without a warning.
     with np.errstate(invalid="ignore", over="ignore"):
         shifted = rows - rows.real.max(axis=1, keepdims=True)  # (N, V)
-        at_target = shifted[targeted]  # (N,)
+        entries, places = _entries(shifted, classes)
+        at_target = entries[places]  # (N,)
         probabilities = np.exp(shifted, out=shifted)
         totals = probabilities.sum(axis=1)  # (N,)
         count = N if count is None else count
@@ -85,7 +85,7 @@ def summed_cross_entropy(
         # d_o = (p - one_hot(target)) / N
         scale = 1 / count
         np.multiply(probabilities, (scale / totals)[:, None], out=probabilities)
-        probabilities[targeted] -= scale
+        entries[places] -= scale
     return loss, _spread(probabilities, chosen, scores.shape)
 
 
@@ -143,6 +143,17 @@ def _mean(parts: Array, count: int) -> Any:
     Added up in double precision: the sum of what float32 can hold may be more than it can hold.
     """
     return (parts.sum(dtype=np.result_type(parts, np.float64)) / count).astype(parts.dtype)
+
+
+def _entries(matrix: Array, columns: Array) -> tuple[Array, Array]:
+    """Return a contiguous matrix as a vector, a view, and where in it each row's column is.
+
+    One index takes a third of the time of two.
+    """
+    (N, V), columns = matrix.shape, columns.astype(np.intp, copy=False)
+    if matrix.flags.c_contiguous:
+        return matrix.reshape(-1), columns + np.arange(0, N * V, V)
+    return matrix.T.reshape(-1), columns * N + np.arange(N)
 
 
 def _chosen(mask: ArrayLike | None, positions: tuple[int, ...], allow_none: bool) -> Any:

@@ -162,6 +162,13 @@ class Optimizer(_Stateful):
     def lr(self, value: float) -> None:
         # As a Python float: a NumPy scalar of double precision would upcast what it multiplies.
         self._lr = check.real("lr", value, "[0, inf)")
+        self._rates: dict[Any, Array] = {}
+
+    def _rate(self, dtype: np.dtype[Any]) -> Array:
+        """Return the learning rate as an array: NumPy takes longer for a number of Python's."""
+        if dtype not in self._rates:
+            self._rates[dtype] = np.array(self._lr, dtype)
+        return self._rates[dtype]
 
     def __repr__(self) -> str:
         """Show every setting."""
@@ -281,7 +288,8 @@ class SGD(Optimizer):
                 direction = np.multiply(b, self.momentum, out=s)
                 direction += g
         # p ← p - η direction
-        p -= np.multiply(direction, self.lr, out=s)
+        np.multiply(direction, self._rate(p.dtype), s)
+        np.subtract(p, s, p)
 
 
 class Adagrad(Optimizer):

@@ -82,7 +82,7 @@ def scan(
     hidden = packing.scratch(packing.empty_step(1, len(W), dtype)[0])
     before, after = packing.transitions(states)
     # The same views where gates and states are the same: NumPy adds faster than to others' memory.
-    gate_steps = [h for h, *_ in after] if cell.in_place else packing.steps(gates)
+    gate_steps = [after_t[0] for after_t in after] if cell.in_place else packing.steps(gates)
     steps = zip(gate_steps, hidden, packing.steps(kept), before, after, strict=True)
     multiply = packing.multiply
     for gates_t, hidden_t, kept_t, before_t, after_t in steps:

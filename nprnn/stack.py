@@ -309,7 +309,7 @@ class Recurrent:
 
     def weights(self, k: int, direction: int = 0) -> Weights:
         """Return the parameters of one layer in one direction."""
-        return Weights(*(self.params[key] for key in _keys(k, direction, self.bias)))
+        return Weights(*map(self.params.__getitem__, _keys(k, direction, self.bias)))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         D, H, GH = self.num_directions, self.hidden_size, self.cell.num_gates * self.hidden_size
