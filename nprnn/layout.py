@@ -67,15 +67,17 @@ def exchanged(array: Array) -> Array:
     return np.ascontiguousarray(pieces.T).view(array.dtype).reshape(N, M, B)
 
 
-def transposed(matrix: Array, dtype: DTypeLike) -> Array:
-    """Return a copy of a matrix's transpose, C-contiguous.
+def transposed(matrix: Array, rows: int) -> Array:
+    """Return the transposes of so many rows of a matrix (M, K) each, a copy (M / rows, K, rows).
 
     Sixteen rows at a time, so that the cache holds what is read and what is written: all at once
     takes up to seven times as long.
     """
-    own = np.empty(matrix.shape[::-1], dtype)
-    for row in range(0, len(matrix), 16):
-        own[:, row : row + 16] = matrix[row : row + 16].T
+    M, K = matrix.shape
+    own = np.empty((M // rows, K, rows), matrix.dtype)
+    for block, part in zip(own, matrix.reshape(-1, rows, K), strict=True):
+        for row in range(0, rows, 16):
+            block[:, row : row + 16] = part[row : row + 16].T
     return own
 
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .blas import Product, for_columns, product
 from .layout import as_rows, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import DTypeLike
 
     from ._validation import Array
@@ -45,17 +44,10 @@ class Dense:
         Shape of the grid.
     reverse : bool
         Whether each sequence is read from its last step to its first.
-
-    Attributes
-    ----------
-    multiply : callable
-        NumPy's product of matrices for a step, ``multiply(W, columns, out)``.
     """
 
     def __init__(self, T: int, B: int, reverse: bool) -> None:
         self.T, self.B, self.reverse = T, B, reverse
-        # Half a microsecond less than `matmul`, but it writes C-contiguous arrays only.
-        self.multiply: Callable[..., Any] = np.ndarray.dot
 
     def enter(self, grid: Array) -> Array:
         """Return the input, (T, B, ...), in the order in which it is read: a view, if BLAS can."""
@@ -121,6 +113,10 @@ class Dense:
     def scratch(self, array: Array) -> list[Array]:
         """Return, for each step, the part of (·, B) whose sequences are running: all of it."""
         return [array] * self.T
+
+    def product(self, W: Array, out: Array) -> Product:
+        """Return how to multiply W, or a transpose, by a step's columns into `out`, (·, B)."""
+        return product(W, out, self.T)
 
     def rows(self, array: Array) -> Array:
         """Return sequences (T, B, ·) as a matrix (N, ·)."""
@@ -250,13 +246,9 @@ class Ragged:
         """Return, for each step, the part of (·, B) whose sequences are running."""
         return [array[:, :n] for n in self.sizes]
 
-    def multiply(self, W: Array, columns: Array, out: Array) -> None:
-        """Write the product of matrices W columns.
-
-        BLAS takes half the time if it may write row by row, and the cell less if it meets one order
-        only: so there is a copy.
-        """
-        out[...] = np.matmul(W, columns)
+    def product(self, W: Array, out: Array) -> Product:
+        """Return how to multiply W, or a transpose, by a step's columns into a part of `out`."""
+        return Product(_product_and_copy, for_columns(W, self.B, self.T), out)
 
     def rows(self, array: Array) -> Array:
         """Return valid steps (N, ·) as a matrix."""
@@ -265,3 +257,12 @@ class Ragged:
     def from_rows(self, rows: Array) -> Array:
         """Return a matrix (N, ·) as valid steps."""
         return rows
+
+
+def _product_and_copy(W: Array, columns: Array, out: Array) -> None:
+    """Write W columns into `out`, where a column is one piece of memory.
+
+    BLAS takes half the time if it may write row by row, and the cell less if it meets one order
+    only: so there is a copy.
+    """
+    out[...] = np.matmul(W, columns).reshape(out.shape)

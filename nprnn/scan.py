@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .embedding import sum_by_class
-from .layout import column_sums, multiply_rows, rows_product, transposed, turned
+from .layout import column_sums, multiply_rows, rows_product, turned
 
 if TYPE_CHECKING:
     from ._validation import Array
@@ -79,14 +79,22 @@ def scan(
     project(packing, x, weights.ih, bias, out=turned(gates))
     kept = packing.empty(cell.num_kept * H, dtype)
     cell.keep(kept, b_hh)
-    hidden = packing.scratch(packing.empty_step(1, len(W), dtype)[0])
+    hidden = packing.empty_step(1, len(W), dtype)[0]
+    multiply, W, products = packing.product(W, hidden)
     before, after = packing.transitions(states)
     # The same views where gates and states are the same: NumPy adds faster than to others' memory.
     gate_steps = [after_t[0] for after_t in after] if cell.in_place else packing.steps(gates)
-    steps = zip(gate_steps, hidden, packing.steps(kept), before, after, strict=True)
-    multiply = packing.multiply
-    for gates_t, hidden_t, kept_t, before_t, after_t in steps:
-        multiply(W, before_t[0], hidden_t)  # W_hh h_(t-1)
+    steps = zip(
+        gate_steps,
+        packing.scratch(hidden),
+        packing.scratch(products),
+        packing.steps(kept),
+        before,
+        after,
+        strict=True,
+    )
+    for gates_t, hidden_t, product_t, kept_t, before_t, after_t in steps:
+        multiply(W, before_t[0], product_t)  # W_hh h_(t-1), which `hidden_t` is then
         cell.forward(gates_t, hidden_t, kept_t, before_t, after_t)
     run = Run(weights, packing, x, gates, kept, states)
     return turned(output), turned(packing.final(states)), run
@@ -138,23 +146,22 @@ def scan_backward(
 def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tuple[Array, Array]:
     """Return the gradients of the gates at all steps, and of the initial states, (S, B, H)."""
     weights, packing, _, gates, kept, states = run
-    (S, B, H), dtype = d_final.shape, d_final.dtype
+    (S, _, H), dtype = d_final.shape, d_final.dtype
     before = [packing.before(every) for every in states]
     after = [packing.after(every) for every in states]
     d_gates, *factors = (
         factor.astype(dtype, copy=False)
         for factor in cell.local_derivatives(gates, kept, before, after)
     )  # f'(a), which the loop makes d_a
-    # Used once a step: worth a copy in the order that BLAS reads fastest.
-    hh = weights.hh
-    W = hh.T.astype(dtype, copy=False) if B == 1 else transposed(hh, dtype)  # (H, G*H)
     d_states = packing.empty_step(S, H, dtype)  # of the states after a step
     d_states[...] = turned(d_final)
     # What goes through W_hh is all that h gets, or comes on top of what the cell passes on.
     through = packing.empty_step(1, H, dtype)[0] if cell.passes_on else d_states[0]
+    multiply, W, products = packing.product(weights.hh.astype(dtype, copy=False).T, through)
     d_hidden = cell.hidden_side(d_gates)
     d_gate_steps = packing.steps(d_gates)
     steps = zip(
+        packing.scratch(products),
         packing.scratch(through),
         zip(*map(packing.scratch, d_states), strict=True),
         packing.steps(d_output),
@@ -163,14 +170,13 @@ def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tup
         zip(*map(packing.steps, factors), strict=True) if factors else [()] * len(d_gate_steps),
         strict=True,
     )
-    multiply = packing.multiply
-    for through_t, d_states_t, d_output_t, d_gates_t, d_hidden_t, factors_t in reversed(
+    for product_t, through_t, d_states_t, d_output_t, d_gates_t, d_hidden_t, factors_t in reversed(
         list(steps)
     ):
         d_h_t = d_states_t[0]
         np.add(d_h_t, d_output_t, d_h_t)
         cell.backward(d_states_t, d_gates_t, factors_t)
-        multiply(W, d_hidden_t, through_t)  # W_hhᵀ d_a_t
+        multiply(W, d_hidden_t, product_t)  # W_hhᵀ d_a_t, which `through_t` is then
         if cell.passes_on:
             np.add(d_h_t, through_t, d_h_t)
     return d_gates, turned(d_states)

@@ -1,0 +1,122 @@
+"""How the products of a step are asked for, which decides how fast BLAS makes them.
+
+OpenBLAS, which comes with NumPy, arranges both matrices anew before each product: for few columns
+that costs as much as a fifth of the product itself, for very few most of it. Its kernels for small
+matrices, which exist for processors with AVX-512, do not, and are taken up to a million
+multiplications. So a W that is larger is handed over in blocks of rows, all in one call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .layout import exchanged, transposed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._validation import Array
+
+_SMALL = 100**3  # multiplications
+_FEW = 64  # columns; from there on arranging W pays
+_FEW_BESIDE_THREADS = 8  # columns; with more a second thread gains more, which small products lack
+_ROWS = 64  # of a block; more of them are no faster
+_OFTEN = 8  # products, for which a copy of W pays
+
+
+class OpenBLAS(NamedTuple):
+    """What the library behind NumPy says of itself."""
+
+    core: str  # the processor that its kernels were written for
+    threads: Callable[[], int]
+
+    @property
+    def has_small_kernels(self) -> bool:
+        """Whether there are kernels for small matrices."""
+        return self.core.lower() in {"skylakex", "cooperlake", "sapphirerapids"}
+
+
+@functools.cache
+def openblas() -> OpenBLAS:
+    """Return the OpenBLAS that NumPy's wheel brings; one without a name where it is another."""
+    package = Path(np.__file__).parent
+    folders = package.parent / "numpy.libs", package / ".dylibs"
+    for path in itertools.chain.from_iterable(folder.glob("*openblas*") for folder in folders):
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:
+            continue
+        for prefix, suffix in itertools.product(("scipy_openblas", "openblas"), ("64_", "")):
+            core = getattr(library, f"{prefix}_get_corename{suffix}", None)
+            threads = getattr(library, f"{prefix}_get_num_threads{suffix}", None)
+            if core and threads:
+                core.restype = ctypes.c_char_p
+                return OpenBLAS(core().decode(), threads)
+    return OpenBLAS("", lambda: 1)
+
+
+class Product(NamedTuple):
+    """A product W x to be made again and again: ``multiply(W, x, out)``."""
+
+    multiply: Callable[..., Any]
+    W: Array
+    out: Array
+
+
+def product(W: Array, out: Array, times: int) -> Product:
+    """Return how to multiply W, (M, K), by columns (K, n) into `out`, (M, n), C-contiguous.
+
+    `W` is C-contiguous or the transpose of what is, and is copied where that pays, for a product
+    that is made so many times.
+    """
+    (M, K), n = W.shape, out.shape[1]
+    if n == 1:
+        return Product(np.ndarray.dot, W, out)
+    upright, copied = W.flags.c_contiguous, times >= _OFTEN
+    small = M * K * n <= _SMALL and openblas().has_small_kernels
+    rows = 0 if small else _block_rows(M, K, n)
+    if rows >= 32 and upright and n % 32 == 0:
+        return Product(np.matmul, W.reshape(-1, rows, K), out.reshape(-1, rows, n))
+    if copied and (rows >= 16 or (rows >= 8 and n % 32 == 0)):
+        return Product(np.matmul, _blocks(W, rows), out.reshape(-1, rows, n))
+    # `dot` takes half a microsecond less than `matmul`, but writes C-contiguous matrices only.
+    return Product(np.ndarray.dot, _upright(W) if copied and not small else W, out)
+
+
+def for_columns(W: Array, n: int, times: int) -> Array:
+    """Return W, (M, K), or its blocks, (·, ·, K), as it is multiplied fastest by up to n columns.
+
+    Of the columns, (K, up to n), each is one piece of memory.
+    """
+    if times < _OFTEN:
+        return W
+    rows = _block_rows(len(W), len(W.T), n)
+    return _blocks(W, rows) if rows >= 32 else _upright(W)
+
+
+def _block_rows(M: int, K: int, n: int) -> int:
+    """Return how many rows a block of W, (M, K), has, for products with n columns; 0 for none."""
+    blas = openblas()
+    few = _FEW if blas.threads() == 1 else _FEW_BESIDE_THREADS
+    if n > few or not blas.has_small_kernels:
+        return 0
+    most = min(_ROWS, _SMALL // (K * n))
+    return next((rows for rows in range(most, 0, -1) if M % rows == 0), 0)
+
+
+def _blocks(W: Array, rows: int) -> Array:
+    """Return a copy of W, (M, K), in blocks of rows, (M / rows, rows, K), each column-major."""
+    if W.flags.c_contiguous:
+        return transposed(W, rows).swapaxes(1, 2)
+    return exchanged(W.T.reshape(len(W.T), -1, rows)).swapaxes(1, 2)
+
+
+def _upright(W: Array) -> Array:
+    """Return a C-contiguous matrix, or a C-contiguous copy of what is the transpose of one."""
+    return W if W.flags.c_contiguous else transposed(W.T, len(W.T))[0]
