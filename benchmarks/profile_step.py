@@ -19,7 +19,7 @@ import numpy as np
 import peers
 
 import nprnn
-from nprnn.layout import as_rows, rows_product, transposed, turned
+from nprnn.layout import as_rows, rows_product, turned
 from nprnn.losses import softmax_cross_entropy
 from nprnn.scan import project
 
@@ -55,7 +55,8 @@ def calls(cell_name, point):
     d_gates, *factors = cell.local_derivatives(gates, kept, before, after)
     d_hidden, d_states = cell.hidden_side(d_gates), filled(S, B, H)
     rows, h_rows = as_rows(turned(d_hidden)), as_rows(turned(before[0]))
-    W_T, readout, output = transposed(W, W.dtype), model.readout, turned(after[0])
+    ahead, back = packing.product(W, hidden), packing.product(W.T, d_states[0])
+    readout, output = model.readout, turned(after[0])
     logits, cache = readout.forward(output)
     d_logits = softmax_cross_entropy(logits, targets)[1]
     grads = {name: value.copy() for name, value in params.items()}
@@ -68,11 +69,14 @@ def calls(cell_name, point):
         with np.errstate(all="ignore"):
             cell.backward(list(d_states), d_gates[0], [factor[0] for factor in factors])
 
-    product = 2 * B * H * G * H
+    def times(product, columns):
+        product.multiply(product.W, columns, product.out)
+
+    order, product = packing.product, 2 * B * H * G * H
     return [
-        ("W_hh h, a step", T, product, lambda: W.dot(before[0][0], hidden)),
+        ("W_hh h, a step", T, product, lambda: times(ahead, before[0][0])),
         ("cell forward, a step", T, None, forward),
-        ("W_hhT d, a step", T, product, lambda: W_T.dot(d_hidden[0], d_states[0])),
+        ("W_hhT d, a step", T, product, lambda: times(back, d_hidden[0])),
         ("cell backward, a step", T, None, backward),
         ("gradient of W_hh", 1, N * product // B, lambda: rows_product(rows, h_rows)),
         (
@@ -90,7 +94,7 @@ def calls(cell_name, point):
             None,
             lambda: nprnn.embedding.sum_by_class(rows, inputs.ravel(), V),
         ),
-        ("copy of W_hh", 1, None, lambda: transposed(W, W.dtype)),
+        ("W_hh in order", 1, None, lambda: (order(W, hidden), order(W.T, d_states[0]))),
         ("read-out forward", 1, 2 * N * H * V, lambda: readout.forward(output)),
         ("read-out backward", 1, 4 * N * H * V, lambda: readout.backward(d_logits, cache)),
         ("softmax, loss", 1, None, lambda: softmax_cross_entropy(logits, targets)),

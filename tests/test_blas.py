@@ -13,6 +13,7 @@ KERNELS = {
     "none": OpenBLAS("Haswell", lambda: 1),
     "another library": OpenBLAS("", lambda: 1),
 }
+SIDES = [(96, 128), (100, 300), (512, 128), (128, 512), (331, 97), (3, 2)]  # of W
 
 
 @pytest.fixture(params=KERNELS)
@@ -24,7 +25,7 @@ def library(request, monkeypatch):
 
 @pytest.mark.parametrize("times", [1, 50])
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("M, K", [(96, 128), (100, 300), (512, 128), (128, 512), (331, 97), (3, 2)])
+@pytest.mark.parametrize(("M", "K"), SIDES)
 def test_a_product_is_one_however_it_is_asked_for(library, M, K, turned, times):
     rng = np.random.default_rng(0)
     W = rng.normal(size=(M, K))
