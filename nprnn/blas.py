@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _SMALL = 100**3  # multiplications
 _FEW = 64  # columns; from there on arranging W pays
 _FEW_BESIDE_THREADS = 8  # columns; with more a second thread gains more, which small products lack
-_ROWS = 64  # of a block; more of them are no faster
+_WHOLE_REGISTERS = (16, 32, 48)  # columns
+_FEWEST_ROWS, _MOST_ROWS = 32, 64  # of a block; fewer pay only for whole registers, more never
 _OFTEN = 8  # products, for which a copy of W pays
 
 
@@ -76,17 +77,17 @@ def product(W: Array, out: Array, times: int) -> Product:
     that is made so many times.
     """
     (M, K), n = W.shape, out.shape[1]
-    if n == 1:
+    if n == 1 or times < _OFTEN:
         return Product(np.ndarray.dot, W, out)
-    upright, copied = W.flags.c_contiguous, times >= _OFTEN
     small = M * K * n <= _SMALL and openblas().has_small_kernels
-    rows = 0 if small else _block_rows(M, K, n)
-    if rows >= 32 and upright and n % 32 == 0:
-        return Product(np.matmul, W.reshape(-1, rows, K), out.reshape(-1, rows, n))
-    if copied and (rows >= 16 or (rows >= 8 and n % 32 == 0)):
-        return Product(np.matmul, _blocks(W, rows), out.reshape(-1, rows, n))
-    # `dot` takes half a microsecond less than `matmul`, but writes C-contiguous matrices only.
-    return Product(np.ndarray.dot, _upright(W) if copied and not small else W, out)
+    rows = M if small else _block_rows(M, K, n)
+    if rows == 0:
+        return Product(np.ndarray.dot, _upright(W), out)
+    W = _blocks(W, rows)
+    if rows == M:
+        # `dot` takes half a microsecond less than `matmul`, but writes C-contiguous matrices only.
+        return Product(np.ndarray.dot, W[0], out)
+    return Product(np.matmul, W, out.reshape(-1, rows, n))
 
 
 def for_columns(W: Array, n: int, times: int) -> Array:
@@ -96,25 +97,41 @@ def for_columns(W: Array, n: int, times: int) -> Array:
     """
     if times < _OFTEN:
         return W
-    rows = _block_rows(len(W), len(W.T), n)
-    return _blocks(W, rows) if rows >= 32 else _upright(W)
+    rows = _block_rows(len(W), len(W.T), n, whole_registers=False)
+    return _blocks(W, rows) if rows else _upright(W)
 
 
-def _block_rows(M: int, K: int, n: int) -> int:
-    """Return how many rows a block of W, (M, K), has, for products with n columns; 0 for none."""
+def _block_rows(M: int, K: int, n: int, whole_registers: bool = True) -> int:
+    """Return how many rows a block of W, (M, K), has, for products with n columns; 0 for none.
+
+    Eight where the columns fill whole registers, which 16, 32 and 48 do: all sums then fit the
+    registers, and W is read once, in the order of memory. Else as many as the kernels for small
+    matrices take, if that is enough to pay.
+    """
     blas = openblas()
     few = _FEW if blas.threads() == 1 else _FEW_BESIDE_THREADS
     if n > few or not blas.has_small_kernels:
         return 0
-    most = min(_ROWS, _SMALL // (K * n))
-    return next((rows for rows in range(most, 0, -1) if M % rows == 0), 0)
+    most = min(_MOST_ROWS, _SMALL // (K * n))
+    if whole_registers and n in _WHOLE_REGISTERS and M % 8 == 0 and most >= 8:
+        return 8
+    rows = next((rows for rows in range(most, 0, -1) if M % rows == 0), 0)
+    return rows if rows >= _FEWEST_ROWS else 0
 
 
 def _blocks(W: Array, rows: int) -> Array:
-    """Return a copy of W, (M, K), in blocks of rows, (M / rows, rows, K), each column-major."""
-    if W.flags.c_contiguous:
-        return transposed(W, rows).swapaxes(1, 2)
-    return exchanged(W.T.reshape(len(W.T), -1, rows)).swapaxes(1, 2)
+    """Return a copy of W, (M, K), in blocks of rows, (M / rows, rows, K), each column-major.
+
+    The transpose of a C-contiguous matrix is such a block itself.
+    """
+    (M, K), upright = W.shape, W.flags.c_contiguous
+    if rows == M and not upright:
+        return W[None]
+    if not upright:
+        return exchanged(W.T.reshape(K, -1, rows)).swapaxes(1, 2)
+    if rows <= 16:
+        return np.ascontiguousarray(W.reshape(-1, rows, K).swapaxes(1, 2)).swapaxes(1, 2)
+    return transposed(W, rows).swapaxes(1, 2)
 
 
 def _upright(W: Array) -> Array:

@@ -56,7 +56,7 @@ def test_blocks_are_for_large_products_of_few_columns_where_there_are_kernels(li
 
 def test_what_is_only_looked_at_is_not_copied(library):
     W = np.ones((256, 256), np.float32)
-    for form, n, times in ((W, 32, 50), (W, 16, 1), (W.T, 16, 1), (W, 1, 50), (W.T, 1, 50)):
+    for form, n, times in ((W, 16, 1), (W.T, 16, 1), (W, 1, 50), (W.T, 1, 50)):
         assert np.shares_memory(product(form, np.empty((256, n), np.float32), times).W, W)
 
 
