@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SMALL = 100**3  # multiplications
 _FEW = 64  # columns; from there on arranging W pays
 _FEW_BESIDE_THREADS = 8  # columns; with more a second thread gains more, which small products lack
+_REGISTER = 16  # numbers in float32
 _WHOLE_REGISTERS = (16, 32, 48)  # columns
 _FEWEST_ROWS, _MOST_ROWS = 32, 64  # of a block; fewer pay only for whole registers, more never
 _OFTEN = 8  # products, for which a copy of W pays
@@ -79,15 +80,27 @@ def product(W: Array, out: Array, times: int) -> Product:
     (M, K), n = W.shape, out.shape[1]
     if n == 1 or times < _OFTEN:
         return Product(np.ndarray.dot, W, out)
-    small = M * K * n <= _SMALL and openblas().has_small_kernels
-    rows = M if small else _block_rows(M, K, n)
+    rows = _block_rows(M, K, n)
+    # `dot` takes half a microsecond less than `matmul`, but writes C-contiguous matrices only.
     if rows == 0:
         return Product(np.ndarray.dot, _upright(W), out)
-    W = _blocks(W, rows)
     if rows == M:
-        # `dot` takes half a microsecond less than `matmul`, but writes C-contiguous matrices only.
-        return Product(np.ndarray.dot, W[0], out)
-    return Product(np.matmul, W, out.reshape(-1, rows, n))
+        return Product(np.ndarray.dot, _blocks(W, M)[0] if n < _REGISTER else W, out)
+    return Product(np.matmul, _blocks(W, rows), out.reshape(-1, rows, n))
+
+
+def multiply_steps(W: Array, steps: Array, out: Array) -> bool:
+    """Write W, (M, K), times each of the steps, (T, K, B), into `out`, (T, M, B), if that is fast.
+
+    Return whether it was. Else one product over all rows is faster; but that arranges all of them
+    for itself, which for a few classes takes longer than to multiply.
+    """
+    (M, K), (T, _, B) = W.shape, steps.shape
+    columns = 1 < B and steps.strides[2] == out.strides[2] == steps.itemsize
+    rows = _block_rows(M, K, B) if columns and T >= _OFTEN else 0
+    if rows:
+        np.matmul(_blocks(W, rows), steps[:, None], out=out.reshape(T, -1, rows, B))
+    return rows > 0
 
 
 def for_columns(W: Array, n: int, times: int) -> Array:
@@ -97,26 +110,33 @@ def for_columns(W: Array, n: int, times: int) -> Array:
     """
     if times < _OFTEN:
         return W
-    rows = _block_rows(len(W), len(W.T), n, whole_registers=False)
+    rows = _divisor(len(W), _most_rows(len(W.T), n))
     return _blocks(W, rows) if rows else _upright(W)
 
 
-def _block_rows(M: int, K: int, n: int, whole_registers: bool = True) -> int:
+def _block_rows(M: int, K: int, n: int) -> int:
     """Return how many rows a block of W, (M, K), has, for products with n columns; 0 for none.
 
-    Eight where the columns fill whole registers, which 16, 32 and 48 do: all sums then fit the
-    registers, and W is read once, in the order of memory. Else as many as the kernels for small
-    matrices take, if that is enough to pay.
+    All of them, if the kernels for small matrices take them. Eight where the columns fill whole
+    registers, which 16, 32 and 48 do: all sums then fit the registers, and W is read once, in the
+    order of memory. Else as many as these kernels take.
     """
+    if M * K * n <= _SMALL and openblas().has_small_kernels:
+        return M
+    most = _most_rows(K, n)
+    return 8 if n in _WHOLE_REGISTERS and M % 8 == 0 and most >= 8 else _divisor(M, most)
+
+
+def _most_rows(K: int, n: int) -> int:
+    """Return the most rows of a block of W, (·, K), for products with n columns; 0 for none."""
     blas = openblas()
     few = _FEW if blas.threads() == 1 else _FEW_BESIDE_THREADS
-    if n > few or not blas.has_small_kernels:
-        return 0
-    most = min(_MOST_ROWS, _SMALL // (K * n))
-    if whole_registers and n in _WHOLE_REGISTERS and M % 8 == 0 and most >= 8:
-        return 8
-    rows = next((rows for rows in range(most, 0, -1) if M % rows == 0), 0)
-    return rows if rows >= _FEWEST_ROWS else 0
+    return min(_MOST_ROWS, _SMALL // (K * n)) if n <= few and blas.has_small_kernels else 0
+
+
+def _divisor(M: int, most: int) -> int:
+    """Return the largest divisor of M up to `most`; 0 if it is too small to pay."""
+    return next((rows for rows in range(most, _FEWEST_ROWS - 1, -1) if M % rows == 0), 0)
 
 
 def _blocks(W: Array, rows: int) -> Array:

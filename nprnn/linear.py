@@ -10,7 +10,8 @@ import numpy as np
 
 from . import _validation as check
 from .initializers import uniform_params
-from .layout import as_rows, column_sums, multiply_rows, rows_product
+from .blas import multiply_steps
+from .layout import as_rows, column_sums, multiply_rows, rows_product, turned
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -75,7 +76,7 @@ class Linear:
         """Return W x + b, of shape (..., V)."""
         return self.forward(x)[0]
 
-    def forward(self, x: ArrayLike) -> tuple[Array, tuple[Array, Array]]:
+    def forward(self, x: ArrayLike) -> tuple[Array, tuple[Array, Array | None]]:
         """Return the output and what `backward` needs.
 
         Parameters
@@ -93,13 +94,12 @@ class Linear:
         check.shape("x", x, f"(..., in_features={size})", x.ndim >= 1 and x.shape[-1] == size)
         weight = self.params["weight"]
         check.same_precision("x", x, weight.dtype)
-        rows = as_rows(x)
-        y = multiply_rows(rows, weight.T)
+        y, rows = _product(x, weight)
         if self.bias:
             y += self.params["bias"]
-        return y.reshape(*x.shape[:-1], self.out_features), (x, rows)
+        return y, (x, rows)
 
-    def backward(self, d_y: ArrayLike, cache: tuple[Array, Array]) -> tuple[Array, Params]:
+    def backward(self, d_y: ArrayLike, cache: tuple[Array, Array | None]) -> tuple[Array, Params]:
         """Return the gradients of a scalar, given its gradient with respect to the output.
 
         Parameters
@@ -120,13 +120,15 @@ class Linear:
         check.shape("d_y", d_y, f"of y, {expected}", d_y.shape == expected)
         weight = self.params["weight"]
         check.same_precision("d_y", d_y, weight.dtype)
-        d_rows = as_rows(d_y)
+        d_rows, rows = as_rows(d_y), as_rows(x) if rows is None else rows
         grads = {"weight": rows_product(d_rows, rows)}
         if self.bias:
             grads["bias"] = column_sums(d_rows)
         d_x = np.empty_like(x, np.result_type(d_y, weight))  # in the layout of x
         if d_x.flags.c_contiguous:
             np.matmul(d_rows, weight, out=d_x.reshape(rows.shape))
+        elif x.ndim == 3 and multiply_steps(weight.T, turned(d_y), turned(d_x)):
+            pass
         elif self.out_features < _MANY:
             np.matmul(d_y, weight, out=d_x)
         else:
@@ -144,3 +146,14 @@ class Linear:
         if self.bias:
             shapes["bias"] = (self.out_features,)
         return shapes
+
+
+def _product(x: Array, weight: Array) -> tuple[Array, Array | None]:
+    """Return W x, (..., V), and x as rows where that took them."""
+    V, lead = len(weight), x.shape[:-1]
+    if x.ndim == 3:
+        classes = np.empty((V, *lead), np.result_type(x, weight))  # each in one piece, for the loss
+        if multiply_steps(weight, turned(x), classes.swapaxes(0, 1)):
+            return np.moveaxis(classes, 0, -1), None
+    rows = as_rows(x)
+    return multiply_rows(rows, weight.T).reshape(*lead, V), rows

@@ -161,7 +161,7 @@ class SequenceModel:
             Valid steps of each sequence, in any order, 0 allowed.
         """
         x, _ = self._enter(inputs)
-        output, final = self.rnn(x, state, lengths=lengths)
+        output, final = self.rnn.read(x, state, lengths=lengths)
         return self.readout(self._features(output, final, lengths)), final
 
     def loss(

@@ -141,10 +141,17 @@ class Recurrent:
 
         Nothing is kept for a backward pass, and nothing is dropped out.
         """
-        grid, states, packings, boundary = self._enter(self.check_input(x), state, lengths)
+        output, final = self.read(self.check_input(x), state, lengths=lengths)
+        return np.ascontiguousarray(output), final
+
+    def read(
+        self, x: Array, state: State = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, State]:
+        """Do as a call does, without a copy, for input that has been through `check_input`."""
+        grid, states, packings, boundary = self._enter(x, state, lengths)
         for k in range(self.num_layers):
             grid, states[:, k], _ = self._layer(k, grid, states[:, k], packings)
-        return np.ascontiguousarray(boundary.leave(grid)), boundary.leave_state(states)
+        return boundary.leave(grid), boundary.leave_state(states)
 
     def layer_outputs(
         self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
