@@ -96,7 +96,7 @@ def multiply_steps(W: Array, steps: Array, out: Array) -> bool:
     for itself, which for a few classes takes longer than to multiply.
     """
     (M, K), (T, _, B) = W.shape, steps.shape
-    columns = 1 < B and steps.strides[2] == out.strides[2] == steps.itemsize
+    columns = B > 1 and steps.strides[2] == out.strides[2] == steps.itemsize
     rows = _block_rows(M, K, B) if columns and T >= _OFTEN else 0
     if rows:
         np.matmul(_blocks(W, rows), steps[:, None], out=out.reshape(T, -1, rows, B))

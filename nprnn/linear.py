@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _validation as check
-from .initializers import uniform_params
 from .blas import multiply_steps
+from .initializers import uniform_params
 from .layout import as_rows, column_sums, multiply_rows, rows_product, turned
 
 if TYPE_CHECKING:
