@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .layout import exchanged, transposed
+from .layout import empty, exchanged, transposed, turned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from ._validation import Array
 
 _SMALL = 100**3  # multiplications
-_FEW = 64  # columns; from there on arranging W pays
-_FEW_BESIDE_THREADS = 8  # columns; with more a second thread gains more, which small products lack
+_FEW = 64  # columns; from there on arranging W pays, unless they fill whole registers
+_FEW_BESIDE_THREADS = 9  # columns; there a second thread gains more, which small products lack
 _REGISTER = 16  # numbers in float32
-_WHOLE_REGISTERS = (16, 32, 48)  # columns
-_FEWEST_ROWS, _MOST_ROWS = 32, 64  # of a block; fewer pay only for whole registers, more never
+_FEW_REGISTERS = 8  # of columns
+_WORTH_A_CALL = 2**16  # multiplications
+_FEWEST_ROWS, _MOST_ROWS = 32, 64  # of other blocks; fewer do not pay, more are no faster
 _OFTEN = 8  # products, for which a copy of W pays
 
 
@@ -84,9 +85,10 @@ def product(W: Array, out: Array, times: int) -> Product:
     # `dot` takes half a microsecond less than `matmul`, but writes C-contiguous matrices only.
     if rows == 0:
         return Product(np.ndarray.dot, _upright(W), out)
+    blocks = _blocks(W, rows, n)
     if rows == M:
-        return Product(np.ndarray.dot, _blocks(W, M)[0] if n < _REGISTER else W, out)
-    return Product(np.matmul, _blocks(W, rows), out.reshape(-1, rows, n))
+        return Product(np.ndarray.dot, blocks[0], out)
+    return Product(np.matmul, blocks, out.reshape(-1, rows, n))
 
 
 def multiply_steps(W: Array, steps: Array, out: Array) -> bool:
@@ -99,7 +101,7 @@ def multiply_steps(W: Array, steps: Array, out: Array) -> bool:
     columns = B > 1 and steps.strides[2] == out.strides[2] == steps.itemsize
     rows = _block_rows(M, K, B) if columns and T >= _OFTEN else 0
     if rows:
-        np.matmul(_blocks(W, rows), steps[:, None], out=out.reshape(T, -1, rows, B))
+        np.matmul(_blocks(W, rows, B), steps[:, None], out=out.reshape(T, -1, rows, B))
     return rows > 0
 
 
@@ -110,48 +112,58 @@ def for_columns(W: Array, n: int, times: int) -> Array:
     """
     if times < _OFTEN:
         return W
-    rows = _divisor(len(W), _most_rows(len(W.T), n))
-    return _blocks(W, rows) if rows else _upright(W)
+    rows = _divisor(len(W), len(W.T), n)
+    return _blocks(W, rows, n) if rows else _upright(W)
 
 
 def _block_rows(M: int, K: int, n: int) -> int:
     """Return how many rows a block of W, (M, K), has, for products with n columns; 0 for none.
 
     All of them, if the kernels for small matrices take them. Eight where the columns fill whole
-    registers, which 16, 32 and 48 do: all sums then fit the registers, and W is read once, in the
-    order of memory. Else as many as these kernels take.
+    registers: all sums then fit the registers, and W is read once, in the order of memory. Else as
+    many as these kernels take.
     """
-    if M * K * n <= _SMALL and openblas().has_small_kernels:
+    blas = openblas()
+    if not blas.has_small_kernels:
+        return 0
+    if M * K * n <= _SMALL:
         return M
-    most = _most_rows(K, n)
-    return 8 if n in _WHOLE_REGISTERS and M % 8 == 0 and most >= 8 else _divisor(M, most)
+    registers, rest = divmod(n, _REGISTER)
+    few = _FEW_REGISTERS if blas.threads() == 1 else 0
+    if rest == 0 and registers <= few and M % 8 == 0 and 8 * K * n <= _SMALL:
+        rows = 8
+        while rows * K * n < _WORTH_A_CALL and M % (2 * rows) == 0:
+            rows *= 2
+        return rows
+    return _divisor(M, K, n)
 
 
-def _most_rows(K: int, n: int) -> int:
-    """Return the most rows of a block of W, (·, K), for products with n columns; 0 for none."""
+def _divisor(M: int, K: int, n: int) -> int:
+    """Return the most rows of equal blocks that the kernels for small matrices take; 0 for none."""
     blas = openblas()
     few = _FEW if blas.threads() == 1 else _FEW_BESIDE_THREADS
-    return min(_MOST_ROWS, _SMALL // (K * n)) if n <= few and blas.has_small_kernels else 0
-
-
-def _divisor(M: int, most: int) -> int:
-    """Return the largest divisor of M up to `most`; 0 if it is too small to pay."""
+    if n >= few or not blas.has_small_kernels:
+        return 0
+    most = min(_MOST_ROWS, _SMALL // (K * n))
     return next((rows for rows in range(most, _FEWEST_ROWS - 1, -1) if M % rows == 0), 0)
 
 
-def _blocks(W: Array, rows: int) -> Array:
-    """Return a copy of W, (M, K), in blocks of rows, (M / rows, rows, K), each column-major.
+def _blocks(W: Array, rows: int, n: int) -> Array:
+    """Return W, (M, K), in blocks of rows, (M / rows, rows, K), to be multiplied by n columns.
 
-    The transpose of a C-contiguous matrix is such a block itself.
+    Each block is column-major, which takes a copy unless W is the transpose of a C-contiguous
+    matrix and one block. For one block and columns that fill a register it would not pay.
     """
     (M, K), upright = W.shape, W.flags.c_contiguous
-    if rows == M and not upright:
+    if rows == M and (n >= _REGISTER or not upright):
         return W[None]
     if not upright:
-        return exchanged(W.T.reshape(K, -1, rows)).swapaxes(1, 2)
-    if rows <= 16:
-        return np.ascontiguousarray(W.reshape(-1, rows, K).swapaxes(1, 2)).swapaxes(1, 2)
-    return transposed(W, rows).swapaxes(1, 2)
+        return turned(exchanged(W.T.reshape(K, -1, rows)))
+    if rows > 16:
+        return turned(transposed(W, rows))
+    own = empty((M // rows, K, rows), W.dtype)
+    own[...] = turned(W.reshape(-1, rows, K))
+    return turned(own)
 
 
 def _upright(W: Array) -> Array:

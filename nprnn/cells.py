@@ -33,7 +33,8 @@ class Activation(NamedTuple):
 
 
 def _tanh_derivative(h: Array) -> Array:
-    derivative: Array = h * h
+    derivative = taller(h)
+    np.multiply(h, h, derivative)
     np.subtract(1, derivative, derivative)  # 1 - h²
     return derivative
 

@@ -17,19 +17,23 @@ if TYPE_CHECKING:
     from ._validation import Array
 
 _LINE = 64  # bytes
+_LARGE = 4096  # numbers: to find the line takes a microsecond
 
 
 def on_cache_lines(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Return a new array that begins where a line of the cache does: for parameters.
+    """Return a new array that begins where a line of the cache does.
 
-    Others of NumPy begin at any 16 bytes. BLAS multiplies a single vector by a matrix that lies
-    across the lines a seventh slower.
+    Others of NumPy begin at any 16 bytes. A vector of AVX-512 fills a line: read from anywhere else
+    it is in two of them. Products and sums then take a fifth to a half longer.
     """
     kind = np.dtype(dtype)
-    size = math.prod(shape) * kind.itemsize
-    room = np.empty(size + _LINE, np.uint8)
-    start = -room.ctypes.data % _LINE
-    return room[start : start + size].view(kind).reshape(shape)
+    room = np.empty(math.prod(shape) * kind.itemsize + _LINE, np.uint8)
+    return np.ndarray(shape, kind, room, -room.ctypes.data % _LINE)
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Return a new array, on the lines of the cache if it is large enough for that to pay."""
+    return on_cache_lines(shape, dtype) if math.prod(shape) >= _LARGE else np.empty(shape, dtype)
 
 
 def turned(array: Array) -> Array:
@@ -37,12 +41,25 @@ def turned(array: Array) -> Array:
     return array.swapaxes(-1, -2)
 
 
-def taller(array: Array, times: int) -> Array:
+def in_columns(array: Array) -> bool:
+    """Whether steps (T, B, K) are column-major: a number of all sequences is one piece."""
+    return array.ndim == 3 and array.strides[1] == array.itemsize < array.strides[2]
+
+
+def empty_like(array: Array, dtype: DTypeLike) -> Array:
+    """Return a new array of the same shape and layout, for one that has no gaps."""
+    if in_columns(array):
+        T, B, K = array.shape
+        return turned(empty((T, K, B), dtype))
+    return np.empty_like(array, dtype)
+
+
+def taller(array: Array, times: int = 1) -> Array:
     """Return a new array (..., times * K, n), laid out as one (..., K, n)."""
     *lead, K, n = array.shape
     if lead or array.flags.c_contiguous:
-        return np.empty((*lead, times * K, n), array.dtype)
-    return np.empty((n, times * K), array.dtype).T
+        return empty((*lead, times * K, n), array.dtype)
+    return empty((n, times * K), array.dtype).T
 
 
 def as_rows(array: Array) -> Array:
@@ -52,9 +69,17 @@ def as_rows(array: Array) -> Array:
     the other order would be a transposition, number by number.
     """
     K = array.shape[-1]
-    if array.ndim == 3 and array.strides[1] == array.itemsize < array.strides[2]:
+    if in_columns(array):
         return exchanged(turned(array)).reshape(K, -1).T
     return np.ascontiguousarray(array).reshape(-1, K)
+
+
+def as_steps(array: Array) -> Array:
+    """Return (T, B, K) as (T, K, B), C-contiguous: a view if it is, else a copy."""
+    if array.strides[1] != array.itemsize:
+        return np.ascontiguousarray(turned(array))
+    steps = turned(array)
+    return steps if steps.flags.c_contiguous else exchanged(steps.swapaxes(0, 1))
 
 
 def exchanged(array: Array) -> Array:
@@ -63,8 +88,9 @@ def exchanged(array: Array) -> Array:
     Such a piece is moved as if it were one number: that takes a half to four fifths of the time.
     """
     M, N, B = array.shape
-    pieces = array.view(np.dtype((np.void, B * array.itemsize)))[..., 0]  # (M, N)
-    return np.ascontiguousarray(pieces.T).view(array.dtype).reshape(N, M, B)
+    own, piece = empty((N, M, B), array.dtype), np.dtype((np.void, B * array.itemsize))
+    own.view(piece)[..., 0] = array.view(piece)[..., 0].T
+    return own
 
 
 def transposed(matrix: Array, rows: int) -> Array:
@@ -74,7 +100,7 @@ def transposed(matrix: Array, rows: int) -> Array:
     takes up to seven times as long.
     """
     M, K = matrix.shape
-    own = np.empty((M // rows, K, rows), matrix.dtype)
+    own = empty((M // rows, K, rows), matrix.dtype)
     for block, part in zip(own, matrix.reshape(-1, rows, K), strict=True):
         for row in range(0, rows, 16):
             block[:, row : row + 16] = part[row : row + 16].T

@@ -11,7 +11,7 @@ import numpy as np
 from . import _validation as check
 from .blas import multiply_steps
 from .initializers import uniform_params
-from .layout import as_rows, column_sums, multiply_rows, rows_product, turned
+from .layout import as_rows, as_steps, column_sums, empty_like, multiply_rows, rows_product, turned
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from ._validation import Array, Params, RandomSource
 
 
-# From so many features on, one product over all rows and a copy take less time than one a step,
-# each of which arranges the weight for itself.
-_MANY = 64
+# Up to so many features each step is multiplied by itself; up to so many, in blocks of the weight.
+_FEW, _MANY = 63, 256
 
 
 class Linear:
@@ -124,14 +123,12 @@ class Linear:
         grads = {"weight": rows_product(d_rows, rows)}
         if self.bias:
             grads["bias"] = column_sums(d_rows)
-        d_x = np.empty_like(x, np.result_type(d_y, weight))  # in the layout of x
+        d_x = empty_like(x, np.result_type(d_y, weight))
         if d_x.flags.c_contiguous:
             np.matmul(d_rows, weight, out=d_x.reshape(rows.shape))
-        elif x.ndim == 3 and multiply_steps(weight.T, turned(d_y), turned(d_x)):
-            pass
-        elif self.out_features < _MANY:
+        elif self.out_features <= _FEW:
             np.matmul(d_y, weight, out=d_x)
-        else:
+        elif self.out_features > _MANY or not multiply_steps(weight.T, as_steps(d_y), turned(d_x)):
             d_x[...] = multiply_rows(d_rows, weight).reshape(x.shape)
         return d_x, grads
 
@@ -154,6 +151,6 @@ def _product(x: Array, weight: Array) -> tuple[Array, Array | None]:
     if x.ndim == 3:
         classes = np.empty((V, *lead), np.result_type(x, weight))  # each in one piece, for the loss
         if multiply_steps(weight, turned(x), classes.swapaxes(0, 1)):
-            return np.moveaxis(classes, 0, -1), None
+            return classes.transpose(1, 2, 0), None
     rows = as_rows(x)
     return multiply_rows(rows, weight.T).reshape(*lead, V), rows

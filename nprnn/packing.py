@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .blas import Product, for_columns, product
-from .layout import as_rows, turned
+from .layout import as_rows, empty, turned
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -73,16 +73,16 @@ class Dense:
 
     def empty(self, width: int, dtype: DTypeLike) -> Array:
         """Return a new array of all steps, (T, width, B)."""
-        return np.empty((self.T, width, self.B), dtype)
+        return empty((self.T, width, self.B), dtype)
 
     def empty_step(self, number: int, width: int, dtype: DTypeLike) -> Array:
         """Return as many new arrays for what all sequences have in turn, (number, width, B)."""
-        return np.empty((number, width, self.B), dtype)
+        return empty((number, width, self.B), dtype)
 
     def empty_states(self, initial: Array) -> Array:
         """Return room for all states, (S, T+1, H, B), that begins with the initial ones."""
         S, H, B = initial.shape
-        states = np.empty((S, self.T + 1, H, B), initial.dtype)
+        states = empty((S, self.T + 1, H, B), initial.dtype)
         states[:, 0] = initial
         return states
 
@@ -196,16 +196,16 @@ class Ragged:
 
     def empty(self, width: int, dtype: DTypeLike) -> Array:
         """Return a new array of all steps, (width, N)."""
-        return np.empty((self.N, width), dtype).T
+        return empty((self.N, width), dtype).T
 
     def empty_step(self, number: int, width: int, dtype: DTypeLike) -> Array:
         """Return as many new arrays for what all sequences have in turn, (number, width, B)."""
-        return turned(np.empty((number, self.B, width), dtype))
+        return turned(empty((number, self.B, width), dtype))
 
     def empty_states(self, initial: Array) -> Array:
         """Return room for all states, (S, H, B + N), that begins with the initial ones."""
         S, H, B = initial.shape
-        states = turned(np.empty((S, B + self.N, H), initial.dtype))
+        states = turned(empty((S, B + self.N, H), initial.dtype))
         states[..., :B] = initial
         return states
 
