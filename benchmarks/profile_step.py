@@ -19,7 +19,7 @@ import numpy as np
 import peers
 
 import nprnn
-from nprnn.layout import as_rows, rows_product, turned
+from nprnn.layout import as_rows, empty, rows_product, turned
 from nprnn.losses import softmax_cross_entropy
 from nprnn.scan import project
 
@@ -34,7 +34,7 @@ def seconds_of(call):
 
 def filled(T, B, K):
     """Return steps of random numbers in the loop's layout."""
-    array = np.empty((T, K, B), np.float32)
+    array = empty((T, K, B), np.float32)
     array[...] = np.random.default_rng(0).uniform(-1, 1, array.shape)
     return array
 
@@ -54,6 +54,8 @@ def calls(cell_name, point):
     hidden = filled(1, B, G * H)[0]
     d_gates, *factors = cell.local_derivatives(gates, kept, before, after)
     d_hidden, d_states = cell.hidden_side(d_gates), filled(S, B, H)
+    ones, ones_after = filled(1, B, d_gates.shape[1])[0], filled(S, B, H)
+    ones[...], ones_after[...] = 1, 1
     rows, h_rows = as_rows(turned(d_hidden)), as_rows(turned(before[0]))
     ahead, back = packing.product(W, hidden), packing.product(W.T, d_states[0])
     readout, output = model.readout, turned(after[0])
@@ -65,9 +67,9 @@ def calls(cell_name, point):
     def forward():
         cell.forward(gates[0], hidden, kept[0], [s[0] for s in states], [s[1] for s in states])
 
-    def backward():  # again and again on the same arrays, which may overflow
+    def backward():  # of ones: numbers below 1 multiplied again and again vanish, and take longer
         with np.errstate(all="ignore"):
-            cell.backward(list(d_states), d_gates[0], [factor[0] for factor in factors])
+            cell.backward(list(ones_after), ones, [ones[:H] for _ in factors])
 
     def times(product, columns):
         product.multiply(product.W, columns, product.out)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nprnn import GRU, LSTM, RNN, LanguageModel, blas
-from nprnn.blas import OpenBLAS, for_columns, product
-from nprnn.layout import exchanged, on_cache_lines, transposed
+from nprnn.blas import OpenBLAS, for_columns, multiply_steps, product
+from nprnn.layout import as_steps, empty, empty_like, exchanged, on_cache_lines, transposed, turned
 
 KERNELS = {
     "small": OpenBLAS("SkylakeX", lambda: 1),
@@ -30,7 +30,7 @@ def test_a_product_is_one_however_it_is_asked_for(library, M, K, turned, times):
     rng = np.random.default_rng(0)
     W = rng.normal(size=(M, K))
     W = np.asfortranarray(W) if turned else W
-    for n in (0, 1, 2, 8, 16, 31, 32, 50, 64, 65, 96):
+    for n in (0, 1, 2, 8, 16, 31, 32, 48, 50, 64, 65, 96, 128):
         x, out = rng.normal(size=(K, n)), np.full((M, n), np.nan)
         multiply, form, room = product(W, out, times)
         multiply(form, x, room)
@@ -52,6 +52,30 @@ def test_blocks_are_for_large_products_of_few_columns_where_there_are_kernels(li
     assert ways(8) == ([3, 3] if library.startswith("small") else [2, 2])
     assert ways(1) == ways(2) == ways(200) == [2, 2]
     assert ways(16, times=1) == [2, 2]  # no copy for a single step
+
+
+@pytest.mark.parametrize("turned_W", [False, True])
+@pytest.mark.parametrize(("M", "K", "B"), [(28, 300, 32), (96, 400, 50), (64, 600, 64), (7, 5, 3)])
+def test_all_steps_are_multiplied_at_once(library, M, K, B, turned_W):
+    rng = np.random.default_rng(0)
+    W, steps = rng.normal(size=(M, K)), rng.normal(size=(9, K, B))
+    W = np.asfortranarray(W) if turned_W else W
+    expected = np.einsum("mk,tkb->tmb", W, steps)
+    for out in (np.empty((9, M, B)), np.empty((M, 9, B)).swapaxes(0, 1)):
+        out[...] = np.nan
+        if multiply_steps(W, steps, out):
+            np.testing.assert_allclose(out, expected, atol=1e-12)
+        else:
+            assert np.isnan(out).all()
+            assert library != "small"
+
+
+def test_steps_that_would_be_arranged_anew_are_left_to_one_product_over_all_rows(library):
+    W, steps = np.ones((28, 300)), np.ones((9, 300, 32))
+    rows = np.ones((9, 32, 300)).swapaxes(1, 2)  # a sequence in one piece
+    assert not multiply_steps(W, rows, np.empty((9, 28, 32)))
+    assert not multiply_steps(W, steps[:1], np.empty((1, 28, 32)))  # too few to copy W for
+    assert not multiply_steps(W, steps[..., :1], np.empty((9, 28, 1)))
 
 
 def test_what_is_only_looked_at_is_not_copied(library):
@@ -120,3 +144,44 @@ def test_parameters_begin_where_a_line_of_the_cache_does():
         assert value.flags.writeable, name
     assert on_cache_lines((), np.float64).shape == ()
     assert on_cache_lines((0, 3), np.float32).shape == (0, 3)
+
+
+def on_a_line(array):
+    return array.ctypes.data % 64 == 0
+
+
+def test_large_arrays_begin_where_a_line_of_the_cache_does():
+    assert on_a_line(empty((64, 64), np.float32))
+    assert empty((3, 2), np.float64).shape == (3, 2)
+    columns = turned(np.ones((5, 40, 30)))
+    found = empty_like(columns, np.float32)
+    assert (found.shape, found.dtype) == (columns.shape, np.float32)
+    assert on_a_line(found)
+    assert turned(found).flags.c_contiguous
+    assert empty_like(np.ones((2, 3)), np.float32).shape == (2, 3)
+
+
+@pytest.mark.parametrize("layer", [RNN, GRU, LSTM])
+def test_what_the_loop_reads_and_writes_begins_there_too(layer):
+    made = layer(5, 64, rng=0)
+    _, _, cache = made.forward(np.zeros((9, 16, 5), np.float32))
+    run = cache.layers[0].runs[0]
+    before, after = ([every[part] for every in run.states] for part in (np.s_[:-1], np.s_[1:]))
+    factors = made.cell.local_derivatives(run.gates, run.kept, before, after)
+    for array in (run.gates, run.states, factors[0], *(run.kept,) * bool(run.kept.size)):
+        assert on_a_line(array)
+
+
+@pytest.mark.parametrize("order", ["steps", "classes", "rows"])
+def test_rows_as_steps(order):
+    T, B, K = 4, 3, 5
+    numbers = np.random.default_rng(0).normal(size=(T, B, K))
+    own = {
+        "steps": turned(np.ascontiguousarray(turned(numbers))),
+        "classes": np.ascontiguousarray(numbers.transpose(2, 0, 1)).transpose(1, 2, 0),
+        "rows": numbers,
+    }[order]
+    found = as_steps(own)
+    assert found.flags.c_contiguous
+    assert np.shares_memory(found, own) == (order == "steps")
+    np.testing.assert_array_equal(found, numbers.swapaxes(1, 2))
