@@ -110,11 +110,12 @@ def transposed(matrix: Array, rows: int) -> Array:
 def rows_product(a: Array, b: Array) -> Array:
     """Return aᵀ b, (K, M), of two matrices (N, K) and (N, M), C-contiguous.
 
-    BLAS takes a quarter less time where the first of the two is the wider one.
+    Of column-major ones BLAS takes up to a quarter less time where the first is the wider one.
     """
-    if a.shape[1] >= b.shape[1]:
-        return a.T @ b
-    return np.ascontiguousarray((b.T @ a).T)
+    if a.flags.c_contiguous or a.shape[1] >= b.shape[1]:
+        product: Array = a.T.dot(b)
+        return product
+    return np.ascontiguousarray(b.T.dot(a).T)
 
 
 def multiply_rows(rows: Array, matrix: Array) -> Array:

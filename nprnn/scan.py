@@ -80,7 +80,7 @@ def scan(
     kept = packing.empty(cell.num_kept * H, dtype)
     cell.keep(kept, b_hh)
     hidden = packing.empty_step(1, len(W), dtype)[0]
-    multiply, W, products = packing.product(W, hidden)
+    forward, (multiply, W, products) = cell.forward, packing.product(W, hidden)
     before, after = packing.transitions(states)
     # The same views where gates and states are the same: NumPy adds faster than to others' memory.
     gate_steps = [after_t[0] for after_t in after] if cell.in_place else packing.steps(gates)
@@ -95,7 +95,7 @@ def scan(
     )
     for gates_t, hidden_t, product_t, kept_t, before_t, after_t in steps:
         multiply(W, before_t[0], product_t)  # W_hh h_(t-1), which `hidden_t` is then
-        cell.forward(gates_t, hidden_t, kept_t, before_t, after_t)
+        forward(gates_t, hidden_t, kept_t, before_t, after_t)
     run = Run(weights, packing, x, gates, kept, states)
     return turned(output), turned(packing.final(states)), run
 
@@ -156,7 +156,8 @@ def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tup
     d_states = packing.empty_step(S, H, dtype)  # of the states after a step
     d_states[...] = turned(d_final)
     # What goes through W_hh is all that h gets, or comes on top of what the cell passes on.
-    through = packing.empty_step(1, H, dtype)[0] if cell.passes_on else d_states[0]
+    backward, passes_on = cell.backward, cell.passes_on
+    through = packing.empty_step(1, H, dtype)[0] if passes_on else d_states[0]
     multiply, W, products = packing.product(weights.hh.astype(dtype, copy=False).T, through)
     d_hidden = cell.hidden_side(d_gates)
     d_gate_steps = packing.steps(d_gates)
@@ -175,9 +176,9 @@ def _loop_backward(cell: Cell, run: Run, d_output: Array, d_final: Array) -> tup
     ):
         d_h_t = d_states_t[0]
         np.add(d_h_t, d_output_t, d_h_t)
-        cell.backward(d_states_t, d_gates_t, factors_t)
+        backward(d_states_t, d_gates_t, factors_t)
         multiply(W, d_hidden_t, product_t)  # W_hhᵀ d_a_t, which `through_t` is then
-        if cell.passes_on:
+        if passes_on:
             np.add(d_h_t, through_t, d_h_t)
     return d_gates, turned(d_states)
 
