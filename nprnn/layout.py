@@ -82,14 +82,26 @@ def as_steps(array: Array) -> Array:
     return steps if steps.flags.c_contiguous else exchanged(steps.swapaxes(0, 1))
 
 
+def as_pieces(array: Array) -> Array:
+    """Return (..., B), whose last axis lies in one piece, as an array (...) of such pieces.
+
+    To move a piece as if it were one number takes a half to four fifths of the time.
+    """
+    pieces: Array = array.view(np.dtype((np.void, array.shape[-1] * array.itemsize)))[..., 0]
+    return pieces
+
+
 def exchanged(array: Array) -> Array:
     """Return (M, N, B) as a new array (N, M, B), C-contiguous; the last axis lies in one piece.
 
-    Such a piece is moved as if it were one number: that takes a half to four fifths of the time.
+    Of M up to 64 at a time, so that the cache holds what is written: all at once takes up to twice
+    as long.
     """
     M, N, B = array.shape
-    own, piece = empty((N, M, B), array.dtype), np.dtype((np.void, B * array.itemsize))
-    own.view(piece)[..., 0] = array.view(piece)[..., 0].T
+    own = empty((N, M, B), array.dtype)
+    to, pieces = as_pieces(own), as_pieces(array)
+    for start in range(0, M, 64):
+        to[:, start : start + 64] = pieces[start : start + 64].T
     return own
 
 

@@ -30,7 +30,7 @@ def test_a_product_is_one_however_it_is_asked_for(library, M, K, turned, times):
     rng = np.random.default_rng(0)
     W = rng.normal(size=(M, K))
     W = np.asfortranarray(W) if turned else W
-    for n in (0, 1, 2, 8, 16, 31, 32, 48, 50, 64, 65, 96, 128):
+    for n in (0, 1, 2, 8, 16, 31, 32, 48, 50, 60, 64, 65, 96, 100, 128):
         x, out = rng.normal(size=(K, n)), np.full((M, n), np.nan)
         multiply, form, room = product(W, out, times)
         multiply(form, x, room)
@@ -52,6 +52,8 @@ def test_blocks_are_for_large_products_of_few_columns_where_there_are_kernels(li
     assert ways(8) == ([3, 3] if library.startswith("small") else [2, 2])
     assert ways(1) == ways(2) == ways(200) == [2, 2]
     assert ways(16, times=1) == [2, 2]  # no copy for a single step
+    moved = product(W, np.empty((512, 50)), 35).multiply is blas._move_and_multiply
+    assert moved == (library == "small")
 
 
 @pytest.mark.parametrize("turned_W", [False, True])
@@ -128,9 +130,10 @@ def test_blocks_transposed(rows):
     np.testing.assert_array_equal(found, matrix.reshape(-1, rows, 7).transpose(0, 2, 1))
 
 
+@pytest.mark.parametrize("M", [2, 64, 150])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
-def test_pieces_exchanged(dtype):
-    array = np.arange(2 * 3 * 5).reshape(2, 3, 5).astype(dtype)
+def test_pieces_exchanged(dtype, M):
+    array = np.arange(M * 3 * 5).reshape(M, 3, 5).astype(dtype)
     array[0, 0, 0] = np.nan
     found = exchanged(array[:, ::-1])
     assert found.flags.c_contiguous
