@@ -133,7 +133,10 @@ class Cell:
         return d_gates
 
     def input_side(self, d_gates: Array) -> Array:
-        """Return the gradient of the half that comes from the input, (..., G*H, n)."""
+        """Return the gradient of the half that comes from the input, (..., G*H, n).
+
+        Asked for last: what only `hidden_side` returns may be overwritten.
+        """
         return d_gates
 
 
@@ -267,9 +270,10 @@ class GRUCell(Cell):
         return d_gates[..., : 3 * (d_gates.shape[-2] // 4), :]
 
     def input_side(self, d_gates: Array) -> Array:
-        """Return r, z, and n's input half."""
-        r, z, _, n = np.split(d_gates, 4, axis=-2)
-        return np.concatenate([r, z, n], axis=-2)
+        """Return r, z, and n's input half, which takes the place of its hidden half."""
+        _, _, n_hidden, n = np.split(d_gates, 4, axis=-2)
+        np.copyto(n_hidden, n)
+        return self.hidden_side(d_gates)
 
 
 class LSTMCell(Cell):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .blas import multiply_steps
 from .embedding import sum_by_class
-from .layout import column_sums, multiply_rows, rows_product, turned
+from .layout import column_sums, empty, multiply_rows, rows_product, turned
 
 if TYPE_CHECKING:
     from ._validation import Array
@@ -131,15 +132,14 @@ def scan_backward(
     d_gates, d_initial = _loop_backward(cell, run, d_output, d_final)
     columns = packing.rows(turned(d_gates)).T  # (·, N)
     del d_gates  # which may be as large as everything else together
-    hidden_side, input_side = cell.hidden_side(columns), cell.input_side(columns)
-    hidden_rows, input_rows = hidden_side.T, input_side.T  # (N, G*H)
+    hidden_side = cell.hidden_side(columns)
     before = packing.rows(turned(packing.before(states[0])))
-    d_W_hh = rows_product(hidden_rows, before)  # (G*H, H)
-    d_b_ih = d_b_hh = None
-    if weights.b_ih is not None:
-        d_b_ih = column_sums(input_rows)
-        d_b_hh = d_b_ih.copy() if hidden_side is input_side else column_sums(hidden_rows)
-    d_W_ih, d_x = project_backward(packing, x, weights.ih, input_rows)
+    d_W_hh = rows_product(hidden_side.T, before)  # (G*H, H)
+    d_b_ih = d_b_hh = None if weights.b_hh is None else column_sums(hidden_side.T)
+    input_side = cell.input_side(columns)
+    if d_b_hh is not None:
+        d_b_ih = d_b_hh.copy() if input_side is hidden_side else column_sums(input_side.T)
+    d_W_ih, d_x = project_backward(packing, x, weights.ih, input_side.T)
     return d_x, d_initial, Weights(d_W_ih, d_W_hh, d_b_ih, d_b_hh)
 
 
@@ -208,9 +208,11 @@ def _project_one_hot(x: Array, W_ih: Array, bias: Array | None, out: Array) -> N
         out[...] = columns.T.take(x, axis=0)
     elif columns.shape[1] <= _FEW and np.isfinite(columns).all():  # 0 times a NaN is a NaN
         T, B = x.shape
-        one_hot = np.zeros((T, columns.shape[1], B), out.dtype)
+        one_hot = empty((T, columns.shape[1], B), out.dtype)
+        one_hot[...] = 0
         one_hot[np.arange(T)[:, None], x, np.arange(B)] = 1
-        np.matmul(columns, one_hot, out=out.swapaxes(1, 2))
+        if not multiply_steps(columns, one_hot, turned(out)):
+            np.matmul(columns, one_hot, out=turned(out))
     else:
         for x_t, out_t in zip(x, out, strict=True):
             columns.take(x_t, axis=1, out=out_t.T, mode="clip")
