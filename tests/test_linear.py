@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nprnn import Linear
+from nprnn import Linear, blas
 from nprnn.gradcheck import check_gradients
 from nprnn.testing import seeds
 
@@ -99,3 +99,27 @@ def test_linear_refuses(call, error, words):
     with pytest.raises(error) as caught:
         call()
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("core", ["SkylakeX", "Haswell"])
+@pytest.mark.parametrize("V", [5, 28, 100, 300])
+def test_steps_in_columns_are_read_out_as_any_others(V, core, monkeypatch):
+    """Whatever the layout of what comes in, and the kernels of the library that multiplies."""
+    monkeypatch.setattr(blas, "openblas", lambda: blas.OpenBLAS(core, lambda: 1))
+    T, B, H = 9, 32, 128
+    rng = np.random.default_rng(V)
+    layer = Linear(H, V, dtype=np.float64, rng=rng)
+    x, d_y = rng.normal(size=(T, B, H)), rng.normal(size=(T, B, V))
+    W, b = layer.params["weight"], layer.params["bias"]
+    steps = np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)
+    classes = np.ascontiguousarray(d_y.transpose(2, 0, 1)).transpose(1, 2, 0)
+    for laid in (x, steps):
+        y, cache = layer.forward(laid)
+        np.testing.assert_allclose(y, x @ W.T + b, rtol=1e-12, atol=1e-12)
+        for d_laid in (d_y, classes):
+            d_x, grads = layer.backward(d_laid, cache)
+            np.testing.assert_allclose(d_x, d_y @ W, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                grads["weight"], np.einsum("tbv,tbh->vh", d_y, x), rtol=1e-11, atol=1e-11
+            )
+            np.testing.assert_allclose(grads["bias"], d_y.sum((0, 1)), rtol=1e-11, atol=1e-11)
