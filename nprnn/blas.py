@@ -97,8 +97,8 @@ def _ragged_registers(M: int, K: int, n: int) -> bool:
     """Whether columns (K, n) are many and fill no whole registers, so that they are moved first."""
     blas = openblas()
     few = 3 * _REGISTER < n < _FEW_REGISTERS * _REGISTER and n % _REGISTER > 0
-    small = M * K * n <= _SMALL
-    return few and not small and blas.has_small_kernels and blas.threads() == 1 and M % 8 == 0
+    in_blocks = M % 8 == 0 and 8 * K * n <= _SMALL < M * K * n
+    return few and in_blocks and blas.has_small_kernels and blas.threads() == 1
 
 
 def _product_on_lines(W: Array, out: Array) -> Product:
