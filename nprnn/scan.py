@@ -190,7 +190,7 @@ def project(packing: Packing, x: Array, W_ih: Array, bias: Array | None, out: Ar
         return
     if out.flags.c_contiguous:
         np.matmul(packing.rows(x), W_ih.T, out=out.reshape(-1, len(W_ih)))
-    else:
+    elif x.ndim == 2 or not multiply_steps(W_ih, turned(x), turned(out)):
         np.matmul(x, W_ih.T, out=out)
     if bias is not None:
         tiled = np.empty_like(out[:1])  # in the layout of a step: added in one go

@@ -87,12 +87,13 @@ def test_what_is_only_looked_at_is_not_copied(library):
 
 
 @pytest.mark.parametrize("lengths", [None, "some"])
+@pytest.mark.parametrize("arguments", [{"bidirectional": True}, {"num_layers": 2}])
 @pytest.mark.parametrize("layer", [RNN, GRU, LSTM])
-def test_a_layer_computes_the_same_with_all_of_them(library, layer, lengths, monkeypatch):
+def test_layers_compute_the_same_with_all_of_them(library, layer, arguments, lengths, monkeypatch):
     H, T, B = 160, 9, 40
     rng = np.random.default_rng(0)
-    made = layer(5, H, bidirectional=True, dtype=np.float64, rng=0)
-    x, d_output = rng.normal(size=(T, B, 5)), rng.normal(size=(T, B, 2 * H))
+    made = layer(5, H, **arguments, dtype=np.float64, rng=0)
+    x, d_output = rng.normal(size=(T, B, 5)), rng.normal(size=(T, B, made.num_directions * H))
     lengths = None if lengths is None else rng.integers(0, T + 1, B)
 
     def results():
