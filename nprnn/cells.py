@@ -309,9 +309,14 @@ class LSTMCell(Cell):
         i_f, i, f = gates[: 2 * H], gates[:H], gates[H : 2 * H]
         g, o = gates[2 * H : 3 * H], gates[3 * H :]
         np.add(gates, hidden, gates)
-        _sigmoid(i_f)
-        np.tanh(g, g)
-        _sigmoid(o)
+        # σ(a) = (1 + tanh(a/2)) / 2 for i, f and o, tanh(a) for g: one tanh for all four
+        half = _HALVES.get(gates.dtype, 0.5)
+        np.multiply(i_f, half, i_f)
+        np.multiply(o, half, o)
+        np.tanh(gates, gates)
+        for sigmoids in (i_f, o):
+            np.multiply(sigmoids, half, sigmoids)
+            np.add(sigmoids, half, sigmoids)
         # c' = f ∘ c + i ∘ g
         np.multiply(i, g, h)
         np.multiply(f, c_before, c)
