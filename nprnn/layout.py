@@ -74,14 +74,6 @@ def as_rows(array: Array) -> Array:
     return np.ascontiguousarray(array).reshape(-1, K)
 
 
-def as_steps(array: Array) -> Array:
-    """Return (T, B, K) as (T, K, B), C-contiguous: a view if it is, else a copy."""
-    if array.strides[1] != array.itemsize:
-        return np.ascontiguousarray(turned(array))
-    steps = turned(array)
-    return steps if steps.flags.c_contiguous else exchanged(steps.swapaxes(0, 1))
-
-
 def as_pieces(array: Array) -> Array:
     """Return (..., B), whose last axis lies in one piece, as an array (...) of such pieces.
 

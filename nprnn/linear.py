@@ -11,7 +11,7 @@ import numpy as np
 from . import _validation as check
 from .blas import multiply_steps
 from .initializers import uniform_params
-from .layout import as_rows, as_steps, column_sums, empty_like, multiply_rows, rows_product, turned
+from .layout import as_rows, column_sums, empty_like, multiply_rows, rows_product, turned
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -123,12 +123,12 @@ class Linear:
         grads = {"weight": rows_product(d_rows, rows)}
         if self.bias:
             grads["bias"] = column_sums(d_rows)
-        d_x = empty_like(x, np.result_type(d_y, weight))
+        d_x = empty_like(x, np.result_type(d_y, weight))  # (..., H), in the layout of x
         if d_x.flags.c_contiguous:
             np.matmul(d_rows, weight, out=d_x.reshape(rows.shape))
         elif self.out_features <= _FEW:
             np.matmul(d_y, weight, out=d_x)
-        elif self.out_features > _MANY or not multiply_steps(weight.T, as_steps(d_y), turned(d_x)):
+        elif self.out_features > _MANY or not multiply_steps(weight.T, turned(d_y), turned(d_x)):
             d_x[...] = multiply_rows(d_rows, weight).reshape(x.shape)
         return d_x, grads
 

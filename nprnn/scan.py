@@ -132,11 +132,11 @@ def scan_backward(
     d_gates, d_initial = _loop_backward(cell, run, d_output, d_final)
     columns = packing.rows(turned(d_gates)).T  # (·, N)
     del d_gates  # which may be as large as everything else together
-    hidden_side = cell.hidden_side(columns)
+    hidden_side = cell.hidden_side(columns)  # (G*H, N)
     before = packing.rows(turned(packing.before(states[0])))
     d_W_hh = rows_product(hidden_side.T, before)  # (G*H, H)
     d_b_ih = d_b_hh = None if weights.b_hh is None else column_sums(hidden_side.T)
-    input_side = cell.input_side(columns)
+    input_side = cell.input_side(columns)  # (G*H, N), perhaps where the hidden one was
     if d_b_hh is not None:
         d_b_ih = d_b_hh.copy() if input_side is hidden_side else column_sums(input_side.T)
     d_W_ih, d_x = project_backward(packing, x, weights.ih, input_side.T)

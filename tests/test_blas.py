@@ -5,7 +5,7 @@ import pytest
 
 from nprnn import GRU, LSTM, RNN, LanguageModel, blas
 from nprnn.blas import OpenBLAS, for_columns, multiply_steps, product
-from nprnn.layout import as_steps, empty, empty_like, exchanged, on_cache_lines, transposed, turned
+from nprnn.layout import empty, empty_like, exchanged, on_cache_lines, transposed, turned
 
 KERNELS = {
     "small": OpenBLAS("SkylakeX", lambda: 1),
@@ -174,18 +174,3 @@ def test_what_the_loop_reads_and_writes_begins_there_too(layer):
     factors = made.cell.local_derivatives(run.gates, run.kept, before, after)
     for array in (run.gates, run.states, factors[0], *(run.kept,) * bool(run.kept.size)):
         assert on_a_line(array)
-
-
-@pytest.mark.parametrize("order", ["steps", "classes", "rows"])
-def test_rows_as_steps(order):
-    T, B, K = 4, 3, 5
-    numbers = np.random.default_rng(0).normal(size=(T, B, K))
-    own = {
-        "steps": turned(np.ascontiguousarray(turned(numbers))),
-        "classes": np.ascontiguousarray(numbers.transpose(2, 0, 1)).transpose(1, 2, 0),
-        "rows": numbers,
-    }[order]
-    found = as_steps(own)
-    assert found.flags.c_contiguous
-    assert np.shares_memory(found, own) == (order == "steps")
-    np.testing.assert_array_equal(found, numbers.swapaxes(1, 2))
