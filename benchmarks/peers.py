@@ -25,13 +25,13 @@ def model(cell, point):
     return nprnn.LanguageModel(V, H, cell=cell, rng=0)
 
 
-def train_nprnn(cell, point):
+def train_nprnn(cell, point, threads=1):
     """Return a function that takes a training step with nprnn."""
     network = model(cell, point)
     optimizer = nprnn.SGD(network.params, lr=LR)
 
     def step(inputs, targets):
-        loss, grads, _ = network.loss_and_grads(inputs, targets)
+        loss, grads, _ = network.loss_and_grads(inputs, targets, threads=threads)
         nprnn.clip_grad_norm(grads, MAX_NORM)
         optimizer.step(grads)
         return float(loss)

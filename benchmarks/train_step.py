@@ -10,6 +10,8 @@ those within a round, below 1 where nprnn is faster. The limit is the time that 
 products would take at the rate of a 2048 x 2048 product on the same machine.
 """
 
+import functools
+
 import common
 
 parser = common.arguments(__doc__, peers=["torch", "jax"], seconds=6.0)
@@ -41,7 +43,8 @@ def main():
     print(head + "".join(f"  {name + ' ms':>9} ratio" for name in names) + "  of limit")
     rows = []
     for point in common.chosen(grid, options):
-        makers = [peers.train_nprnn, *(PEERS[name] for name in names)]
+        own = functools.partial(peers.train_nprnn, threads=options.threads)
+        makers = [own, *(PEERS[name] for name in names)]
         tasks = [make(options.cell, point) for make in makers]
         times = common.take_turns(tasks, peers.draw_batches(point), options.seconds)
         quartiles = [common.quartiles(own) for own in times]

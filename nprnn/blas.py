@@ -8,9 +8,11 @@ multiplications. So a W that is larger is handed over in blocks of rows, all in 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import itertools
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +21,7 @@ import numpy as np
 from .layout import as_pieces, empty, exchanged, on_cache_lines, transposed, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ._validation import Array
 
@@ -38,6 +40,7 @@ class OpenBLAS(NamedTuple):
 
     core: str  # the processor that its kernels were written for
     threads: Callable[[], int]
+    set_threads: Callable[[int], Any] = lambda number: None
 
     @property
     def has_small_kernels(self) -> bool:
@@ -58,10 +61,32 @@ def openblas() -> OpenBLAS:
         for prefix, suffix in itertools.product(("scipy_openblas", "openblas"), ("64_", "")):
             core = getattr(library, f"{prefix}_get_corename{suffix}", None)
             threads = getattr(library, f"{prefix}_get_num_threads{suffix}", None)
-            if core and threads:
+            set_threads = getattr(library, f"{prefix}_set_num_threads{suffix}", None)
+            if core and threads and set_threads:
                 core.restype = ctypes.c_char_p
-                return OpenBLAS(core().decode(), threads)
+                return OpenBLAS(core().decode(), threads, set_threads)
     return OpenBLAS("", lambda: 1)
+
+
+_lock = threading.Lock()
+_found: list[int] = []  # by each who holds BLAS at one thread: how many it had
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold BLAS at one thread, everywhere in the process, until the last who asks for it is done.
+
+    For whoever computes in several threads by itself: those of BLAS would wait for each other.
+    """
+    blas = openblas()
+    with _lock:
+        _found.append(blas.threads())
+        blas.set_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            blas.set_threads(_found.pop())  # one, until the last who leaves finds the first number
 
 
 class Product(NamedTuple):

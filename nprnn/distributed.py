@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from .alone import PATIENCE, READ, Alone
+from .parts import Columns
 from .stack import as_parts, from_parts
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Ranks(Alone):
 
     def generator(self, rng: np.random.Generator) -> np.random.Generator:
         """Return a Generator over the same bits that draws dropout masks for the own columns."""
-        return _Columns(rng.bit_generator, self.rank, self.size)
+        return Columns(rng, self.rank, self.size)
 
     def seed(self) -> int | None:
         """Return a seed that is the same on every rank: rank 0 draws it."""
@@ -212,24 +213,3 @@ class Ranks(Alone):
         every = np.empty((self.size, *own.shape), own.dtype)
         self._comm.Allgather(own, every)
         return every
-
-
-class _Columns(np.random.Generator):
-    """Draws what a single process would draw for the whole batch, and gives a rank's columns.
-
-    So the masks do not depend on how many ranks share the batch, and after a step the Generator is
-    where it would be without them.
-    """
-
-    def __init__(self, bit_generator: np.random.BitGenerator, rank: int, size: int) -> None:
-        super().__init__(bit_generator)
-        self._place = rank, size
-
-    def __reduce__(self) -> Any:
-        return _Columns, (self.bit_generator, *self._place)
-
-    def random(self, size: Any, dtype: Any = float) -> Any:  # type: ignore[override]
-        """Draw (..., B) numbers in [0, 1), of (..., B times the ranks)."""
-        rank, ranks = self._place
-        *others, B = size
-        return super().random((*others, B * ranks), dtype)[..., rank * B : (rank + 1) * B]

@@ -20,8 +20,9 @@ from .embedding import Embedding
 from .generation import Sampler, sampler
 from .linear import Linear
 from .losses import summed_cross_entropy, summed_squared_error
+from .parts import Columns, columns, number_of_parts, side_by_side
 from .recurrent import LAYERS
-from .stack import dropout_mask
+from .stack import as_parts, dropout_mask, from_parts
 from .stepping import Stepper
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ class Window(NamedTuple):
     targets: ArrayLike
     lengths: ArrayLike | None
     mask: ArrayLike | None
+
+    def part(self, own: slice) -> Window:
+        """Return the same steps of some sequences, of arrays (T, B, ...) and lengths (B,)."""
+        inputs, targets = np.asarray(self.inputs), np.asarray(self.targets)
+        lengths = None if self.lengths is None else np.asarray(self.lengths)[own]
+        mask = None if self.mask is None else np.asarray(self.mask)[:, own]
+        return Window(inputs[:, own], targets[:, own], lengths, mask)
 
 
 class Pass(NamedTuple):
@@ -188,6 +196,7 @@ class SequenceModel:
         mask: ArrayLike | None = None,
         rng: RandomSource = None,
         recompute_every: int | str | None = None,
+        threads: int = 1,
     ) -> tuple[Any, Params, State]:
         """Return the mean loss, its gradients, and the final state.
 
@@ -219,6 +228,11 @@ class SequenceModel:
             forward pass more. "auto" takes √T steps, so that memory grows with √T (Chen et al.
             2016; Gruslys et al. 2016). For models that read in one direction and predict at every
             step.
+        threads : int, default 1
+            In how many threads to compute, at most, each with an equal part of the batch: as many
+            as divide it and have enough to do with each step. Each has windows of its own, so that
+            M is that many times as large; gradients are added up in another order; and meanwhile
+            BLAS gives everything in the process one thread. For models that predict at every step.
 
         Returns
         -------
@@ -230,7 +244,49 @@ class SequenceModel:
             To pass on to the next window. No gradient flows back through it.
         """
         rng = None if rng is None else check.generator(rng)
-        count, spans = self._plan(Window(inputs, targets, lengths, mask), recompute_every)
+        whole = Window(inputs, targets, lengths, mask)
+        count, spans, parts = self._plan(whole, recompute_every, check.integer("threads", threads))
+        if parts == 1:
+            return self._learn(count, spans, state, rng)
+        return self._in_parts(parts, count, spans, state, rng)
+
+    def _in_parts(
+        self,
+        parts: int,
+        count: int | None,
+        spans: list[list[Window]],
+        state: State,
+        rng: np.random.Generator | None,
+    ) -> tuple[Any, Params, State]:
+        """Do as `_learn` does, in so many threads, each with an equal part of the batch."""
+        B = np.shape(spans[0][0].inputs)[1]
+        states = self.rnn.shared_out(state, B, parts)
+        rngs = [
+            None if rng is None else Columns(copy.deepcopy(rng), part, parts)
+            for part in range(parts)
+        ]
+
+        def learn(part: int) -> tuple[Any, Params, State]:
+            own = columns(part, parts, B)
+            own_spans = [[window.part(own) for window in span] for span in spans]
+            return self._learn(count, own_spans, states[part], rngs[part])
+
+        calls = [functools.partial(learn, part) for part in range(parts)]
+        losses, grads, finals = zip(*side_by_side(calls), strict=True)
+        if rng is not None and rngs[0] is not None:
+            rng.bit_generator.state = rngs[0].bit_generator.state
+        kinds = zip(*map(as_parts, finals), strict=True)
+        final = from_parts([np.concatenate(kind, axis=1) for kind in kinds])
+        return functools.reduce(np.add, losses), functools.reduce(_add, grads), final
+
+    def _learn(
+        self,
+        count: int | None,
+        spans: list[list[Window]],
+        state: State,
+        rng: np.random.Generator | None,
+    ) -> tuple[Any, Params, State]:
+        """Read all windows and back, and return loss, gradients and final state."""
         rnn, readout = self.rnn, self.readout
         starts: list[tuple[State, Any]] = []
         for span in spans:
@@ -258,12 +314,12 @@ class SequenceModel:
         return model
 
     def _plan(
-        self, whole: Window, recompute_every: int | str | None
-    ) -> tuple[int | None, list[list[Window]]]:
+        self, whole: Window, recompute_every: int | str | None, threads: int
+    ) -> tuple[int | None, list[list[Window]], int]:
         """Cut the steps into spans to compute again, and these into windows.
 
-        Also return how many predictions count in all; None where there is one window, which counts
-        its own.
+        Return how many predictions count in all, or None where there is one window, which counts
+        its own; the spans; and in how many parts of the batch they are to be read.
         """
         if recompute_every is not None and not self._in_windows:
             raise ValueError(
@@ -275,16 +331,24 @@ class SequenceModel:
         given = check.array("inputs", whole.inputs)
         batched = given.ndim == (2 if given.dtype.kind in "iu" else 3)
         lead = given.shape[: 1 + batched]  # (T, B), or (T,)
-        number = -(-math.prod(lead) // WINDOW_ROWS)
-        if not self._in_windows or number < 2 or lead[0] < 2:
-            return None, [[whole]]
-        steps = -(-lead[0] // number)
+        parts = self._number_of_parts(lead, threads)
+        number = -(-math.prod(lead) // (parts * WINDOW_ROWS))
+        in_windows = self._in_windows and number >= 2 <= lead[0]
+        if not in_windows and parts == 1:
+            return None, [[whole]], 1
+        steps = -(-lead[0] // number) if in_windows else lead[0]
         count, windows = _cut(whole, lead, steps)
         if recompute_every is None:
-            return count, [windows]
+            return count, [windows], parts
         every = math.isqrt(lead[0]) if recompute_every == "auto" else int(recompute_every)
         size = -(-every // steps)  # windows
-        return count, [windows[i : i + size] for i in range(0, len(windows), size)]
+        return count, [windows[i : i + size] for i in range(0, len(windows), size)], parts
+
+    def _number_of_parts(self, lead: tuple[int, ...], threads: int) -> int:
+        """Return in how many parts a batch of (T, B) is computed; 1 for (T,)."""
+        if len(lead) == 1 or not lead[0]:
+            return 1
+        return number_of_parts(threads, lead[1], self.rnn.weights(0).hh.size)
 
     @property
     def _in_windows(self) -> bool:
@@ -472,6 +536,9 @@ class SequenceClassifier(SequenceModel):
     @property
     def _in_windows(self) -> bool:
         return False  # one prediction, from all steps
+
+    def _number_of_parts(self, lead: tuple[int, ...], threads: int) -> int:
+        return 1  # targets and mask have no steps
 
     def _num_valid(self, output: Array, lengths: ArrayLike | None) -> Array:
         """Return the number of valid steps, at least 1, in the output's precision."""

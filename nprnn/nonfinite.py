@@ -66,7 +66,7 @@ def first_non_finite(
         return "the carried state is not finite to begin with, at time 0"
     masks = copy.deepcopy(rng)
     masks.bit_generator.state = rng_state
-    count, (windows,) = model._plan(Window(inputs, targets, None, None), None)
+    count, (windows,), _ = model._plan(Window(inputs, targets, None, None), None, threads=1)
     passes = model._read(model.rnn, windows, state, masks)
     found = _forward(model, windows, passes)
     if found is not None:

@@ -280,6 +280,12 @@ class Recurrent:
         layer.params = check.params("params", params, self._shapes())
         return layer
 
+    def shared_out(self, state: State, B: int, parts: int) -> list[State]:
+        """Return an initial state of each of so many equal parts of a batch of B sequences."""
+        boundary = Boundary(unbatched=False, batch_first=False)
+        states = self._check_state("state", state, B, boundary)
+        return [boundary.leave_state(part) for part in np.split(states, parts, axis=3)]
+
     def _layer(
         self, k: int, grid: Array, states: Array, packings: list[Packing]
     ) -> tuple[Array, Array, list[Run]]:

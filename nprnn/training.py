@@ -144,6 +144,7 @@ def train(
     order: str = "sequential",
     validation: ArrayLike | None = None,
     recompute_every: int | str | None = None,
+    threads: int = 1,
     per: str = "epoch",
     on_nonfinite: str = "raise",
     max_rollbacks: int = 10,
@@ -177,6 +178,8 @@ def train(
         Tokens to score at the end of each epoch; see `evaluate`.
     recompute_every : int or "auto", optional
         For windows of very many steps; see `LanguageModel.loss_and_grads`.
+    threads : int, default 1
+        For a batch in large models, in how many threads at most; see there.
     per : {"epoch", "step"}
         How often to report.
     on_nonfinite : {"raise", "rollback"}
@@ -262,6 +265,7 @@ def train(
         schedule=lr if callable(lr) else None,
         max_norm=max_norm,
         recompute_every=recompute_every,
+        threads=check.integer("threads", threads),
         carry_state=order == "sequential",
         max_rollbacks=max_rollbacks,
         position=position,
@@ -310,6 +314,7 @@ class _Trainer:
     schedule: Callable[[int], float] | None
     max_norm: float
     recompute_every: int | str | None
+    threads: int
     carry_state: bool
     max_rollbacks: int
     position: Position
@@ -393,7 +398,12 @@ class _Trainer:
         rng.bit_generator.state = batch.rng
         masks = ranks.generator(rng)
         own_loss, own_grads, final = model.loss_and_grads(
-            batch.inputs, batch.targets, state, rng=masks, recompute_every=self.recompute_every
+            batch.inputs,
+            batch.targets,
+            state,
+            rng=masks,
+            recompute_every=self.recompute_every,
+            threads=self.threads,
         )
         is_finite = all(np.isfinite(part).all() for part in as_parts(final))
         # What goes wrong on one rank is known to all, and none waits for it.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import nprnn
-from nprnn import _threads, checkpoint, cli
+from nprnn import _threads, checkpoint, cli, parts
 from nprnn.commands import console, options, text_run
 from nprnn.commands.characters import encode, nearest
 from nprnn.commands.sample import continuation, until
@@ -218,6 +218,30 @@ def test_a_long_history_is_thinned(book, capsys, monkeypatch):
     assert (thin.history[0], thin.history[-1]) == (whole.history[0], whole.history[-1])
     assert set(thin.history) < set(whole.history)
     assert thin.best_loss == whole.best_loss
+
+
+def test_threads_share_a_batch_and_stay_until_told_otherwise(book, capsys, monkeypatch):
+    monkeypatch.setattr(parts, "_MEANWHILE", 0)
+    asked, learn = [], nprnn.LanguageModel.loss_and_grads
+
+    def watched(self, *arguments, threads, **options):
+        asked.append(threads)
+        return learn(self, *arguments, threads=threads, **options)
+
+    def weights(folder):
+        params = checkpoint.load(checkpoint.latest(folder)).model.params
+        return [value.tobytes() for value in params.values()]
+
+    monkeypatch.setattr(nprnn.LanguageModel, "loss_and_grads", watched)
+    same = ["train", book, *SMALL, "--quiet", "--steps", "30"]
+    assert run(capsys, *same, "--threads", "2", "--checkpoint", "whole")[0] == 0
+    assert run(capsys, *same[:-1], "20", "--threads", "2", "--checkpoint", "parts")[0] == 0
+    on = ["train", "--resume", "--checkpoint", "parts", "--quiet", "--steps"]
+    assert run(capsys, *on, "30")[0] == 0
+    assert set(asked) == {2}
+    assert weights("whole") == weights("parts")
+    assert run(capsys, *on, "40", "--threads", "1")[0] == 0
+    assert set(asked) == {1, 2}
 
 
 def test_init_from_takes_the_weights_and_the_vocabulary(book, capsys):

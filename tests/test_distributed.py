@@ -15,6 +15,7 @@ import pytest
 import nprnn
 from nprnn import distributed
 from nprnn.alone import Alone
+from nprnn.parts import Columns
 
 FOLDER = Path(sys.executable).parent
 MPIEXEC = shutil.which("mpiexec", path=f"{FOLDER}{os.pathsep}{os.environ.get('PATH', '')}")
@@ -108,7 +109,7 @@ def test_masks_of_the_ranks_are_those_of_one_process(size):
     drawn = [whole.random((2, 5, 4), np.float32), whole.random((3, 1, 8), np.float32)]
     own = []
     for rank in range(size):
-        rng = distributed._Columns(np.random.default_rng(3).bit_generator, rank, size)
+        rng = Columns(np.random.default_rng(3), rank, size)
         own.append([rng.random((*d.shape[:2], d.shape[2] // size), np.float32) for d in drawn])
         assert rng.bit_generator.state == whole.bit_generator.state
     for k in range(2):

@@ -140,6 +140,7 @@ ON_NONFINITE = Option(
     "HOW", ("raise", "rollback"),
 )  # fmt: skip
 MAX_ROLLBACKS = Option("--max-rollbacks", 10, whole(1), "steps to take back, at most")
+THREADS = Option("--threads", 1, whole(1), "threads for a batch, if large enough")
 LENGTH = Option("--length", 500, whole(0), "characters to write")
 TEMPERATURE = Option(
     "--temperature", 0.7, at_least_zero, "0 takes the likeliest, above 1 the unlikely too", "X"

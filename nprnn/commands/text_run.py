@@ -32,6 +32,7 @@ from .options import (
     MAX_ROLLBACKS,
     ON_NONFINITE,
     SETTINGS,
+    THREADS,
     UNKNOWN,
 )
 
@@ -52,7 +53,7 @@ VALIDATIONS = 10  # at least, however long an epoch is
 
 # Above and beside what the user decides, what follows from it and from the text.
 _READING = (UNKNOWN, ERRORS)
-_MANNER = (ON_NONFINITE, MAX_ROLLBACKS)
+_MANNER = (ON_NONFINITE, MAX_ROLLBACKS, THREADS)
 _FITTED = ("fitted_batch_size", "fitted_num_steps", "total_steps")
 
 
@@ -113,6 +114,7 @@ class Run:
             per="step",
             on_nonfinite=run["on_nonfinite"],
             max_rollbacks=run["max_rollbacks"],
+            threads=run["threads"],
             position=checkpoint.position,
             ranks=self.ranks,
         ):
@@ -340,8 +342,8 @@ def resume(
     corpus : Corpus
         The text that it was trained on, read with its vocabulary.
     settings : mapping
-        What the user said again. Of this only the length of the training may differ, and what is
-        done about numbers that are not finite.
+        What the user said again. Of this only the length of the training may differ, the number of
+        threads, and what is done about numbers that are not finite.
     ranks : Alone, optional
         Who trains; they may be more or fewer than before.
     """

@@ -30,6 +30,7 @@ from .options import (
     MAX_ROLLBACKS,
     ON_NONFINITE,
     SETTINGS,
+    THREADS,
     UNKNOWN,
     Option,
     above_zero,
@@ -73,7 +74,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from", metavar="FILE", help="take the weights of this checkpoint, and no more"
     )
-    add(parser, UNKNOWN, ERRORS, ON_NONFINITE, MAX_ROLLBACKS)
+    add(parser, UNKNOWN, ERRORS, ON_NONFINITE, MAX_ROLLBACKS, THREADS)
     parser.add_argument("--json", action="store_true", help="write the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="write no progress")
     parser.set_defaults(run=run)

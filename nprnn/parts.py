@@ -1,0 +1,90 @@
+"""A batch shared out: parts of it, computed side by side.
+
+NumPy lets other threads run while it computes, so that two threads fill two processors; of what
+Python does in between, only one of them does some at a time. So it pays where the products of a
+step are long beside that.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .blas import one_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+# What a thread multiplies in the time that another spends in Python for one step: for each of them
+# the others' steps must leave so much room.
+_MEANWHILE = 1.25e6
+
+
+def number_of_parts(threads: int, B: int, weights: int) -> int:
+    """Return in how many equal parts B sequences are computed, at most one a thread.
+
+    Parameters
+    ----------
+    threads, B : int
+    weights : int
+        Numbers in W_hh, each of which a step multiplies by those of every sequence.
+    """
+    for parts in range(min(threads, B), 1, -1):
+        if B % parts == 0 and weights * (B // parts) >= parts * _MEANWHILE:
+            return parts
+    return 1
+
+
+def columns(part: int, parts: int, B: int) -> slice:
+    """Return the sequences of one of the equal parts, counted from 0."""
+    return slice(part * B // parts, (part + 1) * B // parts)
+
+
+def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Return what each call returns, the first made here and the others in threads of their own.
+
+    Meanwhile BLAS gives each of them one thread, and everything else in the process too.
+    """
+    settings = np.geterr()  # which threads do not inherit
+
+    def make(call: Callable[[], T]) -> T:
+        with np.errstate(**settings):
+            return call()
+
+    with one_thread(), ThreadPoolExecutor(len(calls) - 1) as pool:
+        others = [pool.submit(make, call) for call in calls[1:]]
+        return [calls[0](), *(other.result() for other in others)]
+
+
+class Columns(np.random.Generator):
+    """Draws what the whole batch is given, and returns one part of it.
+
+    So the dropout masks do not depend on how many share the batch, and after a step the Generator
+    is where it would be if nobody did.
+
+    Parameters
+    ----------
+    whole : Generator
+        Draws for the whole batch. Each part needs its own, in the same state.
+    part, parts : int
+        Which of how many equal parts, from 0.
+    """
+
+    def __init__(self, whole: np.random.Generator, part: int, parts: int) -> None:
+        super().__init__(whole.bit_generator)
+        self._whole, self._place = whole, (part, parts)
+
+    def __reduce__(self) -> Any:
+        return Columns, (self._whole, *self._place)
+
+    def random(self, size: Any, dtype: Any = float) -> Any:  # type: ignore[override]
+        """Draw (..., B) numbers in [0, 1), of (..., B times the parts)."""
+        part, parts = self._place
+        *others, B = size
+        drawn = self._whole.random((*others, B * parts), dtype)
+        return drawn[..., columns(part, parts, B * parts)]
