@@ -10,8 +10,8 @@ import copy
 import functools
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from ._validation import Array, Params, RandomSource
     from .stack import Cache, Recurrent, State
+
+Answer = TypeVar("Answer")
 
 # The most rows, steps times sequences, that are on their way at once. Enough for products over all
 # of them to run at full speed, few enough for what a window needs beside the states to be little.
@@ -155,7 +157,12 @@ class SequenceModel:
         return f"{type(self).__name__}({self.rnn!r}, {self.readout!r})"
 
     def __call__(
-        self, inputs: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
+        self,
+        inputs: ArrayLike,
+        state: State = None,
+        *,
+        lengths: ArrayLike | None = None,
+        threads: int = 1,
     ) -> tuple[Array, State]:
         """Return what is read out, and the final state, for inference.
 
@@ -167,7 +174,26 @@ class SequenceModel:
             Zeros without it. For ``cell="lstm"`` the pair (h, c) of such.
         lengths : array_like of int, shape (B,), optional
             Valid steps of each sequence, in any order, 0 allowed.
+        threads : int, default 1
+            In how many threads to compute, at most; see `loss_and_grads`.
         """
+        lead = _lead(inputs)
+        parts = self._number_of_parts(lead, check.integer("threads", threads))
+        if parts > 1:
+            given = np.asarray(inputs)
+            own_lengths = None if lengths is None else check.lengths("lengths", lengths, *lead)
+            read = self._in_parts(
+                parts,
+                lead[1],
+                state,
+                lambda part, own, own_state: self(
+                    given[:, own],
+                    own_state,
+                    lengths=None if own_lengths is None else own_lengths[own],
+                ),
+            )
+            predictions, finals = zip(*read, strict=True)
+            return np.concatenate(predictions, axis=1), _joined_states(finals)
         x, _ = self._enter(inputs)
         output, final = self.rnn.read(x, state, lengths=lengths)
         return self.readout(self._features(output, final, lengths)), final
@@ -180,9 +206,10 @@ class SequenceModel:
         *,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        threads: int = 1,
     ) -> tuple[Any, State]:
         """Return the mean loss, and the final state; see `loss_and_grads`."""
-        prediction, final = self(inputs, state, lengths=lengths)
+        prediction, final = self(inputs, state, lengths=lengths, threads=threads)
         counted = self._counted(mask, lengths, prediction)
         return self._criterion(prediction, targets, counted, None)[0], final
 
@@ -248,9 +275,19 @@ class SequenceModel:
         count, spans, parts = self._plan(whole, recompute_every, check.integer("threads", threads))
         if parts == 1:
             return self._learn(count, spans, state, rng)
-        return self._in_parts(parts, count, spans, state, rng)
+        return self._learn_in_parts(parts, count, spans, state, rng)
 
     def _in_parts(
+        self, parts: int, B: int, state: State, work: Callable[[int, slice, State], Answer]
+    ) -> list[Answer]:
+        """Return what comes of each part: from its number, its columns, and its initial state."""
+        calls = [
+            functools.partial(work, part, columns(part, parts, B), own_state)
+            for part, own_state in enumerate(self.rnn.shared_out(state, B, parts))
+        ]
+        return side_by_side(calls)
+
+    def _learn_in_parts(
         self,
         parts: int,
         count: int | None,
@@ -259,25 +296,21 @@ class SequenceModel:
         rng: np.random.Generator | None,
     ) -> tuple[Any, Params, State]:
         """Do as `_learn` does, in so many threads, each with an equal part of the batch."""
-        B = np.shape(spans[0][0].inputs)[1]
-        states = self.rnn.shared_out(state, B, parts)
         rngs = [
             None if rng is None else Columns(copy.deepcopy(rng), part, parts)
             for part in range(parts)
         ]
 
-        def learn(part: int) -> tuple[Any, Params, State]:
-            own = columns(part, parts, B)
+        def learn(part: int, own: slice, own_state: State) -> tuple[Any, Params, State]:
             own_spans = [[window.part(own) for window in span] for span in spans]
-            return self._learn(count, own_spans, states[part], rngs[part])
+            return self._learn(count, own_spans, own_state, rngs[part])
 
-        calls = [functools.partial(learn, part) for part in range(parts)]
-        losses, grads, finals = zip(*side_by_side(calls), strict=True)
+        B = np.shape(spans[0][0].inputs)[1]
+        losses, grads, finals = zip(*self._in_parts(parts, B, state, learn), strict=True)
         if rng is not None and rngs[0] is not None:
             rng.bit_generator.state = rngs[0].bit_generator.state
-        kinds = zip(*map(as_parts, finals), strict=True)
-        final = from_parts([np.concatenate(kind, axis=1) for kind in kinds])
-        return functools.reduce(np.add, losses), functools.reduce(_add, grads), final
+        loss, total = functools.reduce(np.add, losses), functools.reduce(_add, grads)
+        return loss, total, _joined_states(finals)
 
     def _learn(
         self,
@@ -328,9 +361,7 @@ class SequenceModel:
             )
         if recompute_every != "auto" and recompute_every is not None:
             recompute_every = check.integer("recompute_every", recompute_every)
-        given = check.array("inputs", whole.inputs)
-        batched = given.ndim == (2 if given.dtype.kind in "iu" else 3)
-        lead = given.shape[: 1 + batched]  # (T, B), or (T,)
+        lead = _lead(whole.inputs)
         parts = self._number_of_parts(lead, threads)
         number = -(-math.prod(lead) // (parts * WINDOW_ROWS))
         in_windows = self._in_windows and number >= 2 <= lead[0]
@@ -346,7 +377,7 @@ class SequenceModel:
 
     def _number_of_parts(self, lead: tuple[int, ...], threads: int) -> int:
         """Return in how many parts a batch of (T, B) is computed; 1 for (T,)."""
-        if len(lead) == 1 or not lead[0]:
+        if len(lead) < 2 or not lead[0]:
             return 1
         return number_of_parts(threads, lead[1], self.rnn.weights(0).hh.size)
 
@@ -770,6 +801,19 @@ def _cell_options(cell: str, nonlinearity: str, forget_bias: float | None) -> di
     if cell == "rnn":
         return {"nonlinearity": nonlinearity}
     return {"forget_bias": forget_bias} if cell == "lstm" else {}
+
+
+def _lead(inputs: ArrayLike) -> tuple[int, ...]:
+    """Return (T, B) of inputs with a batch, else (T,)."""
+    given = check.array("inputs", inputs)
+    batched = given.ndim == (2 if given.dtype.kind in "iu" else 3)
+    return given.shape[: 1 + batched]
+
+
+def _joined_states(states: Iterable[State]) -> State:
+    """Return the states of all parts of a batch, (L*D, B/n, H) each, as that of the batch."""
+    kinds = zip(*map(as_parts, states), strict=True)
+    return from_parts([np.concatenate(kind, axis=1) for kind in kinds])
 
 
 def _cut(whole: Window, lead: tuple[int, ...], steps: int) -> tuple[int, list[Window]]:

@@ -74,6 +74,39 @@ def test_parts_change_nothing_but_the_order_of_additions(drawn, threads, rows):
         np.testing.assert_array_equal(gradient, again[1][name], err_msg=name)
 
 
+@settings(max_examples=40, deadline=None)
+@given(long_cases(), st.integers(2, THREADS))
+def test_reading_in_parts_reads_the_same(drawn, threads):
+    model, inputs, targets, options = drawn
+    mask = options.pop("mask", None)
+    calls = [model(inputs, **options, threads=number) for number in (threads, 1)]
+    for own, one in zip(map(as_flat, calls[0]), map(as_flat, calls[1]), strict=True):
+        assert own.shape == one.shape
+        np.testing.assert_allclose(own, one, rtol=0, atol=1e-13)
+    losses = [model.loss(inputs, targets, **options, mask=mask, threads=k)[0] for k in (threads, 1)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def as_flat(part):
+    return np.concatenate([np.asarray(every) for every in as_parts(part)])
+
+
+def test_reading_is_shared_out_too(monkeypatch):
+    asked = []
+
+    def watched(calls):
+        asked.append(len(calls))
+        return side_by_side(calls)
+
+    monkeypatch.setattr(models, "side_by_side", watched)
+    model, ids = nprnn.LanguageModel(3, 4, cell="lstm", rng=0), np.zeros((5, 6), int)
+    logits, (h, c) = model(ids, threads=3)
+    assert (logits.shape, h.shape, c.shape) == ((5, 6, 3), (1, 6, 4), (1, 6, 4))
+    model.loss(ids, ids, threads=2)
+    model.loss(ids, ids)
+    assert asked == [3, 2]
+
+
 @pytest.mark.parametrize("every", [None, 4, "auto"])
 def test_parts_recompute_to_the_bit(monkeypatch, every):
     monkeypatch.setattr(models, "WINDOW_ROWS", 6)
