@@ -114,8 +114,10 @@ class Cell:
     ) -> tuple[Array, ...]:
         """Return what `backward` multiplies with, for all steps at once, (..., ·, n) each.
 
-        The first is the one that `backward` makes the gradient of the gates. All are new arrays, or
-        views of what is not changed.
+        `gates`, (..., (G + num_kept)*H, n), are those that `forward` left and, below them, `kept`:
+        both may be overwritten, if the cell is not `in_place`, and are asked for once. The first
+        array returned is the one that `backward` makes the gradient of the gates. All are new, or
+        views of `gates`, or of what is not changed.
         """
         raise NotImplementedError
 
@@ -239,22 +241,27 @@ class GRUCell(Cell):
     ) -> tuple[Array, ...]:
         """Return what each gate's gradient is for d_h = 1, and z.
 
-        Four blocks of H: r and z, whose halves have the same gradient, and n's hidden half, r times
-        that of its input half, and that.
+        Four blocks of H, where r, z, n and `kept` were: r and z, whose halves have the same
+        gradient; n's hidden half, r times that of its input half; and that.
         """
         (h_before,) = before
-        r, z, n = np.split(gates, 3, axis=-2)
-        d_gates = taller(h_before, 4)
-        d_r, d_z, d_n_hidden, d_n = np.split(d_gates, 4, axis=-2)
-        np.subtract(1, r, d_r)
-        np.subtract(1, z, d_z)
-        np.multiply(d_z, _tanh_derivative(n), d_n)  # (1 - z)(1 - n²)
-        np.multiply(d_n, r, d_n_hidden)
-        np.multiply(d_r, d_n_hidden, d_r)  # r (1 - r)(W_hn h + b_hn) d_n
-        np.multiply(d_r, kept, d_r)
-        np.multiply(d_z, z, d_z)  # z (1 - z)(h - n)
-        np.multiply(d_z, h_before - n, d_z)
-        return d_gates, z
+        r, z, n, d_n = np.split(gates, 4, axis=-2)
+        z_before, one_minus, other = taller(z), taller(z), taller(z)
+        np.copyto(z_before, z)
+        np.subtract(1, z, one_minus)
+        np.multiply(z, one_minus, z)  # z (1 - z)(h - n)
+        np.multiply(z, np.subtract(h_before, n, other), z)
+        np.multiply(n, n, n)  # (1 - z)(1 - n²)
+        np.subtract(1, n, n)
+        np.multiply(n, one_minus, n)
+        np.subtract(1, r, other)  # r (1 - r)(W_hn h + b_hn) d_n
+        np.multiply(other, r, other)
+        np.multiply(other, kept, other)
+        np.multiply(other, n, other)
+        np.copyto(d_n, n)
+        np.multiply(n, r, n)
+        np.copyto(r, other)
+        return gates, z_before
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """All four blocks times d_h; and z ∘ d_h goes straight to the h before."""
@@ -328,20 +335,32 @@ class LSTMCell(Cell):
     def local_derivatives(
         self, gates: Any, kept: Array, before: Sequence[Array], after: Sequence[Array]
     ) -> tuple[Array, ...]:
-        """Return the gates' gradients for d_c' = 1, o's for d_h' = 1; d_c' for d_h' = 1; and f."""
+        """Return the gates' gradients for d_c' = 1, o's for d_h' = 1; d_c' for d_h' = 1; and f.
+
+        The gradients where the gates were, that of c' where tanh(c') was.
+        """
         c_before = before[1]
-        i, f, g, o = np.split(gates, 4, axis=-2)
-        d_gates = taller(c_before, 4)
-        d_i, d_f, d_g, d_o = np.split(d_gates, 4, axis=-2)
-        np.subtract(1, gates, d_gates)
-        np.multiply(d_gates, gates, d_gates)  # σ' = σ (1 - σ), for i, f, o
-        np.multiply(d_i, g, d_i)
-        np.multiply(d_f, c_before, d_f)
-        np.multiply(d_o, kept, d_o)
-        np.multiply(_tanh_derivative(g), i, d_g)
-        through_h = _tanh_derivative(kept)
+        i, f, g, o, through_h = np.split(gates, 5, axis=-2)
+        f_before, slope = taller(f), taller(f)
+        np.copyto(f_before, f)
+        np.subtract(1, f, slope)  # σ' = σ (1 - σ), for i, f, o
+        np.multiply(f, slope, f)
+        np.multiply(f, c_before, f)
+        np.subtract(1, o, slope)
+        np.multiply(slope, o, slope)
+        np.multiply(slope, kept, slope)
+        np.multiply(kept, kept, through_h)  # (1 - tanh² c') o
+        np.subtract(1, through_h, through_h)
         np.multiply(through_h, o, through_h)
-        return d_gates, through_h, f
+        np.copyto(o, slope)
+        np.subtract(1, i, slope)
+        np.multiply(slope, i, slope)
+        np.multiply(slope, g, slope)
+        np.multiply(g, g, g)  # (1 - g²) i
+        np.subtract(1, g, g)
+        np.multiply(g, i, g)
+        np.copyto(i, slope)
+        return gates[..., : 4 * (gates.shape[-2] // 5), :], through_h, f_before
 
     def backward(self, d_states: Sequence[Array], d_gates: Array, factors: Sequence[Array]) -> None:
         """d_c' gets o (1 - tanh² c') d_h'; then i, f, g follow d_c' and o follows d_h'."""

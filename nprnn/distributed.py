@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from .alone import PATIENCE, READ, Alone
-from .parts import Columns
+from .columns import Columns
 from .stack import as_parts, from_parts
 
 if TYPE_CHECKING:

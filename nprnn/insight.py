@@ -288,7 +288,8 @@ def activations(
         for (run,), _ in cache.layers:
             own = dict(zip("hc", map(run.packing.after, run.states), strict=False))
             if names:
-                own |= zip(names, np.split(run.gates, len(names), axis=-2), strict=True)
+                every = run.gates[..., : len(run.weights.hh), :]
+                own |= zip(names, np.split(every, len(names), axis=-2), strict=True)
             leave = cache.boundary.leave
             found.append({name: np.array(leave(turned(every))) for name, every in own.items()})
         windows.append(found)

@@ -20,7 +20,7 @@ from .embedding import Embedding
 from .generation import Sampler, sampler
 from .linear import Linear
 from .losses import summed_cross_entropy, summed_squared_error
-from .parts import Columns, columns, number_of_parts, side_by_side
+from .parts import columns, number_of_parts, side_by_side
 from .recurrent import LAYERS
 from .stack import as_parts, dropout_mask, from_parts
 from .stepping import Stepper
@@ -231,7 +231,7 @@ class SequenceModel:
         other, and read back from the last to the first: the same gradients, in arrays that stay
         small. In single precision, and beside inputs and parameters, about
 
-            4 (N L D H (G + S + K)  +  M ((2G + 1) H + 2V)  +  P)    bytes
+            4 (N L D H (G + S + K)  +  M ((G + 2) H + 2V)  +  P)    bytes
 
         are needed, with N = T*B, M the smaller of N and 1,536, S states and K further numbers a
         unit (`nprnn.cells`; an `RNN` keeps no gates, so that for it G is 0 in the first term), and
@@ -296,10 +296,11 @@ class SequenceModel:
         rng: np.random.Generator | None,
     ) -> tuple[Any, Params, State]:
         """Do as `_learn` does, in so many threads, each with an equal part of the batch."""
-        rngs = [
-            None if rng is None else Columns(copy.deepcopy(rng), part, parts)
-            for part in range(parts)
-        ]
+        rngs: list[Any] = [None] * parts
+        if rng is not None:
+            from .columns import Columns
+
+            rngs = [Columns(copy.deepcopy(rng), part, parts) for part in range(parts)]
 
         def learn(part: int, own: slice, own_state: State) -> tuple[Any, Params, State]:
             own_spans = [[window.part(own) for window in span] for span in spans]
@@ -307,7 +308,7 @@ class SequenceModel:
 
         B = np.shape(spans[0][0].inputs)[1]
         losses, grads, finals = zip(*self._in_parts(parts, B, state, learn), strict=True)
-        if rng is not None and rngs[0] is not None:
+        if rng is not None:
             rng.bit_generator.state = rngs[0].bit_generator.state
         loss, total = functools.reduce(np.add, losses), functools.reduce(_add, grads)
         return loss, total, _joined_states(finals)
@@ -417,7 +418,7 @@ class SequenceModel:
             d_features, read.output, read.final, window.lengths
         )
         d_state = d_final if d_state is None else d_state
-        d_x, d_state, rnn_grads = rnn.backward(d_output, d_state, read.rnn_cache)
+        d_x, d_state, rnn_grads = rnn.run_back(d_output, d_state, read.rnn_cache)
         grads = {"rnn": rnn_grads, "readout": readout_grads}
         return loss, self._joined(grads | self._enter_backward(d_x, read.input_cache)), d_state
 

@@ -175,7 +175,7 @@ class _BackwardWalk:
         one = run._replace(
             packing=Dense(1, d_output.shape[1], False),
             x=run.x[here],
-            gates=None if run.gates is None else run.gates[here],
+            gates=run.gates[here],
             kept=run.kept[here],
             states=run.states[:, time : time + 2],
         )

@@ -7,8 +7,7 @@ step are long beside that.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,6 +49,8 @@ def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
 
     Meanwhile BLAS gives each of them one thread, and everything else in the process too.
     """
+    from concurrent.futures import ThreadPoolExecutor  # two milliseconds of the package's import
+
     settings = np.geterr()  # which threads do not inherit
 
     def make(call: Callable[[], T]) -> T:
@@ -59,32 +60,3 @@ def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
     with one_thread(), ThreadPoolExecutor(len(calls) - 1) as pool:
         others = [pool.submit(make, call) for call in calls[1:]]
         return [calls[0](), *(other.result() for other in others)]
-
-
-class Columns(np.random.Generator):
-    """Draws what the whole batch is given, and returns one part of it.
-
-    So the dropout masks do not depend on how many share the batch, and after a step the Generator
-    is where it would be if nobody did.
-
-    Parameters
-    ----------
-    whole : Generator
-        Draws for the whole batch. Each part needs its own, in the same state.
-    part, parts : int
-        Which of how many equal parts, from 0.
-    """
-
-    def __init__(self, whole: np.random.Generator, part: int, parts: int) -> None:
-        super().__init__(whole.bit_generator)
-        self._whole, self._place = whole, (part, parts)
-
-    def __reduce__(self) -> Any:
-        return Columns, (self._whole, *self._place)
-
-    def random(self, size: Any, dtype: Any = float) -> Any:  # type: ignore[override]
-        """Draw (..., B) numbers in [0, 1), of (..., B times the parts)."""
-        part, parts = self._place
-        *others, B = size
-        drawn = self._whole.random((*others, B * parts), dtype)
-        return drawn[..., columns(part, parts, B * parts)]

@@ -12,7 +12,7 @@ import numpy as np
 
 from .blas import multiply_steps
 from .embedding import sum_by_class
-from .layout import column_sums, empty, multiply_rows, rows_product, turned
+from .layout import column_sums, empty, multiply_rows, rows_product, taller, turned
 
 if TYPE_CHECKING:
     from ._validation import Array
@@ -44,9 +44,15 @@ class Run(NamedTuple):
     weights: Weights
     packing: Packing
     x: Array  # of all steps, as they are read; integers stand for one-hot vectors
-    gates: Array  # of all steps, as the cell left them
-    kept: Array  # of all steps, what else the cell kept
+    gates: Array  # of all steps, as the cell left them; below them is ...
+    kept: Array  # ... what else it kept
     states: Array  # (S, ...): the initial ones, then those that each step leads to
+
+    def copied(self) -> Run:
+        """Return a run whose gates, and what lies below them, can be overwritten."""
+        gates = taller(self.gates)
+        gates[...] = self.gates
+        return self._replace(gates=gates, kept=gates[..., len(self.weights.hh) :, :])
 
 
 def scan(
@@ -76,9 +82,9 @@ def scan(
     W = weights.hh.astype(dtype, copy=False)  # (G*H, H)
     states = packing.empty_states(turned(initial).astype(dtype, copy=False))
     output = packing.after(states[0])
-    gates = output if cell.in_place else packing.empty(len(W), dtype)
+    inside = output if cell.in_place else packing.empty(len(W) + cell.num_kept * H, dtype)
+    gates, kept = inside[..., : len(W), :], inside[..., len(W) :, :]
     project(packing, x, weights.ih, bias, out=turned(gates))
-    kept = packing.empty(cell.num_kept * H, dtype)
     cell.keep(kept, b_hh)
     hidden = packing.empty_step(1, len(W), dtype)[0]
     forward, (multiply, W, products) = cell.forward, packing.product(W, hidden)
@@ -97,7 +103,7 @@ def scan(
     for gates_t, hidden_t, product_t, kept_t, before_t, after_t in steps:
         multiply(W, before_t[0], product_t)  # W_hh h_(t-1), which `hidden_t` is then
         forward(gates_t, hidden_t, kept_t, before_t, after_t)
-    run = Run(weights, packing, x, gates, kept, states)
+    run = Run(weights, packing, x, inside, kept, states)
     return turned(output), turned(packing.final(states)), run
 
 
@@ -116,7 +122,7 @@ def scan_backward(
     Parameters
     ----------
     run : Run
-        From `scan`.
+        From `scan`. Its gates, and what lies below them, are overwritten: it serves once.
     d_output : ndarray
         Of all steps, as the packing arranges them.
     d_final : ndarray of shape (S, B, H), in the order of the packing
@@ -188,7 +194,7 @@ def project(packing: Packing, x: Array, W_ih: Array, bias: Array | None, out: Ar
     if x.dtype.kind in "iu":
         _project_one_hot(x, W_ih, bias, out)
         return
-    if out.flags.c_contiguous:
+    if _in_rows(out):
         np.matmul(packing.rows(x), W_ih.T, out=out.reshape(-1, len(W_ih)))
     elif x.ndim == 2 or not multiply_steps(W_ih, turned(x), turned(out)):
         np.matmul(x, W_ih.T, out=out)
@@ -198,13 +204,18 @@ def project(packing: Packing, x: Array, W_ih: Array, bias: Array | None, out: Ar
         np.add(out, tiled, out=out)
 
 
+def _in_rows(out: Array) -> bool:
+    """Whether the gates of a sequence's step lie in one piece: one sequence, or `Ragged` ones."""
+    return out.ndim == 2 or out.shape[1] == 1
+
+
 def _project_one_hot(x: Array, W_ih: Array, bias: Array | None, out: Array) -> None:
     """Write W_ih x + b for one-hot vectors: each is a column of W_ih, and the bias."""
     if x.size < W_ih.shape[1]:
         np.add(W_ih.T.take(x, axis=0), 0 if bias is None else bias, out=out)
         return
     columns = W_ih if bias is None else W_ih + bias[:, None]  # (G*H, V)
-    if out.flags.c_contiguous or out.dtype != columns.dtype:
+    if _in_rows(out) or out.dtype != columns.dtype:
         out[...] = columns.T.take(x, axis=0)
     elif columns.shape[1] <= _FEW and np.isfinite(columns).all():  # 0 times a NaN is a NaN
         T, B = x.shape

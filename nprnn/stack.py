@@ -257,10 +257,18 @@ class Recurrent:
         grads : dict
             Keys and shapes of `params`.
         """
+        return self.run_back(d_output, d_state, cache, again=True)
+
+    def run_back(
+        self, d_output: ArrayLike | None, d_state: State, cache: Cache, *, again: bool = False
+    ) -> tuple[Array | None, State, Params]:
+        """Do as `backward` does, in the memory of the cache, which serves once; or `again`."""
         d_grid, d_states = self._enter_backward(d_output, d_state, cache)
         grads: Params = {}
         for k in reversed(range(self.num_layers)):
             runs, mask = cache.layers[k]
+            if again and not self.cell.in_place:
+                runs = [run.copied() for run in runs]
             d_grid, d_states[:, k], layer_grads = self._layer_backward(
                 k, d_grid, d_states[:, k], runs
             )

@@ -15,7 +15,7 @@ import pytest
 import nprnn
 from nprnn import distributed
 from nprnn.alone import Alone
-from nprnn.parts import Columns
+from nprnn.columns import Columns
 
 FOLDER = Path(sys.executable).parent
 MPIEXEC = shutil.which("mpiexec", path=f"{FOLDER}{os.pathsep}{os.environ.get('PATH', '')}")

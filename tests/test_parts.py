@@ -13,8 +13,9 @@ from test_windows import CELLS, long_cases, whole
 import nprnn
 from nprnn import blas, models, parts
 from nprnn.blas import OpenBLAS, one_thread
+from nprnn.columns import Columns
 from nprnn.gradcheck import check_gradients
-from nprnn.parts import Columns, columns, number_of_parts, side_by_side
+from nprnn.parts import columns, number_of_parts, side_by_side
 from nprnn.stack import as_parts
 from nprnn.testing import map_state
 

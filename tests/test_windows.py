@@ -183,5 +183,5 @@ def test_memory_is_what_the_docstring_says(cell, V, H, T, B):
     G, S, K = (getattr(model.rnn.cell, name) for name in ("num_gates", "num_states", "num_kept"))
     kept = G * (not model.rnn.cell.in_place) + S + K
     N, P = T * B, sum(value.size for value in model.params.values())
-    formula = 4 * (N * H * kept + min(N, 1536) * ((2 * G + 1) * H + 2 * V) + P)
+    formula = 4 * (N * H * kept + min(N, 1536) * ((G + 2) * H + 2 * V) + P)
     assert 1 / 1.3 < peak(model, T, B) / formula < 1.3
