@@ -7,6 +7,8 @@ step are long beside that.
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ from .blas import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import ThreadPoolExecutor
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -49,7 +52,7 @@ def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
 
     Meanwhile BLAS gives each of them one thread, and everything else in the process too.
     """
-    from concurrent.futures import ThreadPoolExecutor  # two milliseconds of the package's import
+    from concurrent.futures import wait
 
     settings = np.geterr()  # which threads do not inherit
 
@@ -57,6 +60,22 @@ def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
         with np.errstate(**settings):
             return call()
 
-    with one_thread(), ThreadPoolExecutor(len(calls) - 1) as pool:
-        others = [pool.submit(make, call) for call in calls[1:]]
-        return [calls[0](), *(other.result() for other in others)]
+    workers = _workers(len(calls) - 1, os.getpid())
+    with one_thread():
+        others = [workers.submit(make, call) for call in calls[1:]]
+        try:
+            first = calls[0]()
+        finally:
+            wait(others)
+        return [first, *(other.result() for other in others)]
+
+
+@functools.cache
+def _workers(number: int, process: int) -> ThreadPoolExecutor:
+    """Return threads that stay: a new one might allocate elsewhere, and find nothing in the cache.
+
+    A process that was forked has none of those of its parent, and is given its own.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # two milliseconds of the package's import
+
+    return ThreadPoolExecutor(number, "nprnn")

@@ -1,6 +1,9 @@
 """A batch in parts, side by side: the same numbers as in one, whoever else computes meanwhile."""
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -236,6 +239,23 @@ def test_an_error_of_a_part_is_one_of_the_whole(library, place, error):
         side_by_side([lambda k=k: part(k) for k in range(3)])
     assert sorted(done) == [k for k in range(3) if k != place]  # none is left running
     assert library == [3]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_has_threads_of_its_own():
+    code = """
+import os
+from nprnn.parts import side_by_side
+assert side_by_side([os.getpid] * 3) == [os.getpid()] * 3
+child = os.fork()
+assert side_by_side([os.getpid] * 3) == [os.getpid()] * 3
+if child:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "0\n"
 
 
 def test_parts_do_as_the_caller_about_overflow():
