@@ -36,7 +36,8 @@ def sequences(names):
     print(head + "".join(f"  {name + ' ms':>9} ratio" for name in names))
     rows = []
     for point in common.chosen(grid, options):
-        makers = [peers.infer_nprnn, *(INFER[name] for name in names)]
+        own = functools.partial(peers.infer_nprnn, threads=options.threads)
+        makers = [own, *(INFER[name] for name in names)]
         tasks = [make(options.cell, point) for make in makers]
         times = common.take_turns(tasks, peers.draw_batches(point), options.seconds)
         rows.append(row(point, names, times))

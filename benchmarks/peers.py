@@ -39,10 +39,10 @@ def train_nprnn(cell, point, threads=1):
     return step
 
 
-def infer_nprnn(cell, point):
+def infer_nprnn(cell, point, threads=1):
     """Return a function that computes the logits of whole sequences."""
     network = model(cell, point)
-    return lambda inputs, targets: network(inputs)[0]
+    return lambda inputs, targets: network(inputs, threads=threads)[0]
 
 
 def generate_nprnn(cell, point, count):

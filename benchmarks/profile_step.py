@@ -48,11 +48,16 @@ def calls(cell_name, point):
     W, W_ih = params["rnn.weight_hh_l0"], params["rnn.weight_ih_l0"]
     packing = nprnn.packing.packing(T, B, None, reverse=False)
     inputs, targets = peers.draw_batches(point)()
-    gates, kept = filled(T, B, G * H), filled(T, B, cell.num_kept * H)
     states = [filled(T + 1, B, H) for _ in range(S)]
     before, after = [every[:-1] for every in states], [every[1:] for every in states]
+    inside = after[0] if cell.in_place else filled(T, B, (G + cell.num_kept) * H)
+    gates, kept = inside[:, : G * H], inside[:, G * H :]
     hidden = filled(1, B, G * H)[0]
-    d_gates, *factors = cell.local_derivatives(gates, kept, before, after)
+    spent = empty(inside.shape, np.float32)  # what derivatives may overwrite
+    spent[...] = inside
+    d_gates, *factors = cell.local_derivatives(spent, spent[:, G * H :], before, after)
+    d_gates = d_gates.copy()
+    spent[...] = 1
     d_hidden, d_states = cell.hidden_side(d_gates), filled(S, B, H)
     ones, ones_after = filled(1, B, d_gates.shape[1])[0], filled(S, B, H)
     ones[...], ones_after[...] = 1, 1
@@ -87,7 +92,12 @@ def calls(cell_name, point):
             None,
             lambda: project(packing, inputs, W_ih, W[:, 0], turned(gates)),
         ),
-        ("local derivatives", 1, None, lambda: cell.local_derivatives(gates, kept, before, after)),
+        (
+            "local derivatives",
+            1,
+            None,
+            lambda: cell.local_derivatives(spent, spent[:, G * H :], before, after),
+        ),
         ("d to rows", 1, None, lambda: as_rows(turned(d_gates))),
         ("h to rows", 1, None, lambda: as_rows(turned(before[0]))),
         (

@@ -94,6 +94,7 @@ def ours(vocab_size, training, validation):
         optimizer=optimizer,
         lr=clock.rate,
         max_norm=MAX_NORM,
+        threads=options.threads,
         per="step",
         rng=options.seed,
     )
