@@ -32,10 +32,21 @@ class Activation(NamedTuple):
     derivative: Callable[[Array], Array]
 
 
+def _one_minus_square(h: Array, out: Array) -> None:
+    """Write 1 - h², which is tanh'(a) for h = tanh(a); `out` may be h."""
+    np.multiply(h, h, out)
+    np.subtract(1, out, out)
+
+
+def _sigmoid_derivative(s: Array, out: Array) -> None:
+    """Write s (1 - s), which is σ'(a) for s = σ(a)."""
+    np.subtract(1, s, out)
+    np.multiply(out, s, out)
+
+
 def _tanh_derivative(h: Array) -> Array:
     derivative = taller(h)
-    np.multiply(h, h, derivative)
-    np.subtract(1, derivative, derivative)  # 1 - h²
+    _one_minus_square(h, derivative)
     return derivative
 
 
@@ -78,7 +89,8 @@ class Cell:
     A class attribute each: `num_gates`, G; `num_states`, 1 for h, 2 for h and c; `num_kept`, how
     many numbers a unit and step keeps for the backward pass beside gates and states;
     `passes_on`, whether h_(t-1) also reaches h_t on another way than through W_hh; `in_place`, for
-    a cell of one gate, whether that lies where h does, and is gone when `forward` has written h.
+    a cell of one gate that keeps nothing else, whether that lies where h does, and is gone when
+    `forward` has written h.
     """
 
     num_gates = 1
@@ -249,13 +261,15 @@ class GRUCell(Cell):
         z_before, one_minus, other = taller(z), taller(z), taller(z)
         np.copyto(z_before, z)
         np.subtract(1, z, one_minus)
-        np.multiply(z, one_minus, z)  # z (1 - z)(h - n)
-        np.multiply(z, np.subtract(h_before, n, other), z)
-        np.multiply(n, n, n)  # (1 - z)(1 - n²)
-        np.subtract(1, n, n)
+        # z (1 - z)(h - n)
+        np.multiply(z, one_minus, z)
+        np.subtract(h_before, n, other)
+        np.multiply(z, other, z)
+        # (1 - z)(1 - n²)
+        _one_minus_square(n, n)
         np.multiply(n, one_minus, n)
-        np.subtract(1, r, other)  # r (1 - r)(W_hn h + b_hn) d_n
-        np.multiply(other, r, other)
+        # r (1 - r)(W_hn h + b_hn) d_n
+        _sigmoid_derivative(r, other)
         np.multiply(other, kept, other)
         np.multiply(other, n, other)
         np.copyto(d_n, n)
@@ -343,21 +357,19 @@ class LSTMCell(Cell):
         i, f, g, o, through_h = np.split(gates, 5, axis=-2)
         f_before, slope = taller(f), taller(f)
         np.copyto(f_before, f)
-        np.subtract(1, f, slope)  # σ' = σ (1 - σ), for i, f, o
-        np.multiply(f, slope, f)
-        np.multiply(f, c_before, f)
-        np.subtract(1, o, slope)
-        np.multiply(slope, o, slope)
+        # f (1 - f) c
+        _sigmoid_derivative(f, slope)
+        np.multiply(slope, c_before, f)
+        # o (1 - o) tanh c', and (1 - tanh² c') o
+        _sigmoid_derivative(o, slope)
         np.multiply(slope, kept, slope)
-        np.multiply(kept, kept, through_h)  # (1 - tanh² c') o
-        np.subtract(1, through_h, through_h)
+        _one_minus_square(kept, through_h)
         np.multiply(through_h, o, through_h)
         np.copyto(o, slope)
-        np.subtract(1, i, slope)
-        np.multiply(slope, i, slope)
+        # i (1 - i) g, and (1 - g²) i
+        _sigmoid_derivative(i, slope)
         np.multiply(slope, g, slope)
-        np.multiply(g, g, g)  # (1 - g²) i
-        np.subtract(1, g, g)
+        _one_minus_square(g, g)
         np.multiply(g, i, g)
         np.copyto(i, slope)
         return gates[..., : 4 * (gates.shape[-2] // 5), :], through_h, f_before

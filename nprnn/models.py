@@ -177,23 +177,9 @@ class SequenceModel:
         threads : int, default 1
             In how many threads to compute, at most; see `loss_and_grads`.
         """
-        lead = _lead(inputs)
-        parts = self._number_of_parts(lead, check.integer("threads", threads))
+        parts = self._number_of_parts(inputs, check.integer("threads", threads))
         if parts > 1:
-            given = np.asarray(inputs)
-            own_lengths = None if lengths is None else check.lengths("lengths", lengths, *lead)
-            read = self._in_parts(
-                parts,
-                lead[1],
-                state,
-                lambda part, own, own_state: self(
-                    given[:, own],
-                    own_state,
-                    lengths=None if own_lengths is None else own_lengths[own],
-                ),
-            )
-            predictions, finals = zip(*read, strict=True)
-            return np.concatenate(predictions, axis=1), _joined_states(finals)
+            return self._read_in_parts(parts, np.asarray(inputs), state, lengths)
         x, _ = self._enter(inputs)
         output, final = self.rnn.read(x, state, lengths=lengths)
         return self.readout(self._features(output, final, lengths)), final
@@ -287,6 +273,19 @@ class SequenceModel:
         ]
         return side_by_side(calls)
 
+    def _read_in_parts(
+        self, parts: int, inputs: Array, state: State, lengths: ArrayLike | None
+    ) -> tuple[Array, State]:
+        """Do as a call does, in so many threads, each with an equal part of the batch."""
+        T, B = inputs.shape[:2]
+        valid = None if lengths is None else check.lengths("lengths", lengths, T, B)
+
+        def read(part: int, own: slice, own_state: State) -> tuple[Array, State]:
+            return self(inputs[:, own], own_state, lengths=None if valid is None else valid[own])
+
+        predictions, finals = zip(*self._in_parts(parts, B, state, read), strict=True)
+        return np.concatenate(predictions, axis=1), _joined_states(finals)
+
     def _learn_in_parts(
         self,
         parts: int,
@@ -363,9 +362,9 @@ class SequenceModel:
         if recompute_every != "auto" and recompute_every is not None:
             recompute_every = check.integer("recompute_every", recompute_every)
         lead = _lead(whole.inputs)
-        parts = self._number_of_parts(lead, threads)
+        parts = self._number_of_parts(whole.inputs, threads)
         number = -(-math.prod(lead) // (parts * WINDOW_ROWS))
-        in_windows = self._in_windows and number >= 2 <= lead[0]
+        in_windows = self._in_windows and number > 1 and lead[0] > 1
         if not in_windows and parts == 1:
             return None, [[whole]], 1
         steps = -(-lead[0] // number) if in_windows else lead[0]
@@ -376,8 +375,9 @@ class SequenceModel:
         size = -(-every // steps)  # windows
         return count, [windows[i : i + size] for i in range(0, len(windows), size)], parts
 
-    def _number_of_parts(self, lead: tuple[int, ...], threads: int) -> int:
-        """Return in how many parts a batch of (T, B) is computed; 1 for (T,)."""
+    def _number_of_parts(self, inputs: ArrayLike, threads: int) -> int:
+        """Return in how many parts a batch is computed; 1 without a batch."""
+        lead = _lead(inputs) if threads > 1 else ()
         if len(lead) < 2 or not lead[0]:
             return 1
         return number_of_parts(threads, lead[1], self.rnn.weights(0).hh.size)
@@ -569,7 +569,7 @@ class SequenceClassifier(SequenceModel):
     def _in_windows(self) -> bool:
         return False  # one prediction, from all steps
 
-    def _number_of_parts(self, lead: tuple[int, ...], threads: int) -> int:
+    def _number_of_parts(self, inputs: ArrayLike, threads: int) -> int:
         return 1  # targets and mask have no steps
 
     def _num_valid(self, output: Array, lengths: ArrayLike | None) -> Array:
